@@ -1,0 +1,84 @@
+"""Reconstruct the mean input from the first layer, then classify it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.base import LinearAttack
+from fl_privacy.errors import UserError
+from fl_privacy.updates import Layer, Update, resolve_layers
+
+
+class InputReconstruction(LinearAttack):
+    """Classify the signal-weighted mean of the client's inputs, read off its first dense layer.
+
+    The gradient of a dense layer is ``G = sum_i d_i x_i^T`` and that of its bias ``b = sum_i d_i`` (d_i: signal
+    back-propagated to the layer by example i). So ``x = G^T b / |b|^2`` is a weighted sum of the inputs whose weights
+    ``d_i . b / |b|^2`` sum to one: exact for one example, a weighted mean for a batch, and still close to one for the
+    weight difference that local training leaves. It needs neither the model nor its initialisation.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        Layers to read (``"first"`` or a name); the reconstructions of several are put side by side.
+    C : float
+        Inverse strength of the classifier's L2 penalty.
+
+    Attributes
+    ----------
+    layers_ : tuple of Layer
+        The layers found.
+    mean_, scale_ : ndarray, (d,)
+        Constants that standardise a reconstruction, from the attacker's own updates.
+
+    Notes
+    -----
+    Source: the closed form is folklore of gradient leakage (e.g. arXiv 2010.07733, 2112.02918); that classifying it
+    beats classifying raw coordinates across corpora is this project's measurement (docs/architecture.md).
+    """
+
+    def __init__(self, layers: Sequence[str] = ("first",), C: float = 1e-2) -> None:
+        super().__init__(C)
+        self.layers = layers
+
+    def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Return the reconstructed mean inputs, shape (n, total inputs of the layers)."""
+        self.layers_: tuple[Layer, ...] = resolve_layers(_shapes(updates), self.layers)
+        return np.stack([np.concatenate([_mean_input(update, layer) for layer in self.layers_]) for update in updates])
+
+    def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Reconstruct, and standardise by the attacker's own updates."""
+        inputs = self.reconstruct(updates)
+        self.mean_ = inputs.mean(axis=0)
+        scale = inputs.std(axis=0)
+        self.scale_ = np.where(scale > 0, scale, 1.0)
+        return self._standardise(inputs)
+
+    def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Reconstruct, and standardise by the constants of `fit_transform`."""
+        return self._standardise(self.reconstruct(updates))
+
+    def _standardise(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        standardised: NDArray[np.float64] = (inputs - self.mean_) / self.scale_
+        return standardised
+
+
+def _mean_input(update: Update, layer: Layer) -> NDArray[np.float64]:
+    if layer.bias is None:
+        raise UserError(f"input reconstruction needs the bias of layer {layer.name!r}, which the updates do not have")
+    weight, bias = update.arrays[layer.weight], update.arrays[layer.bias]
+    if layer.transposed:
+        weight = weight.T
+    square = float(np.dot(bias, bias))
+    if square == 0.0:  # a client that learned nothing, or an update pruned to nothing
+        return np.zeros(weight.shape[1])
+    return (weight.T @ bias).astype(np.float64) / square
+
+
+def _shapes(updates: Sequence[Update]) -> dict[str, tuple[int, ...]]:
+    if not updates:
+        raise UserError("there is no update to attack")
+    return {name: array.shape for name, array in updates[0].arrays.items()}

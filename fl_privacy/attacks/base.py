@@ -1,0 +1,132 @@
+"""What an attack on updates is, what it may own, and the shape that linear ones share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy._registry import make
+from fl_privacy.errors import UserError
+from fl_privacy.updates import Update
+
+BUILT_IN: dict[str, str] = {
+    "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
+    "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
+}
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """What the attacker owns, beside the observations it learns from.
+
+    Attributes
+    ----------
+    speakers : tuple of str
+        The (known) speaker of each row that `fit` is given: rows of one speaker are not independent.
+    classes : tuple
+        The two values of the attribute; the second is the one that high scores mean.
+    extras : Mapping
+        Anything further that an attack may need and a user supplies.
+    """
+
+    speakers: tuple[str, ...]
+    classes: tuple[Any, Any]
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+@runtime_checkable
+class Attack(Protocol):
+    """An attack in the manner of scikit-learn.
+
+    The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply
+    (``"updates"``); what it cannot supply, it refuses before anything runs.
+    """
+
+    needs: frozenset[str]
+
+    def fit(self, updates: Sequence[Update], labels: NDArray[np.int64], auxiliary: Auxiliary) -> Self:
+        """Learn from updates whose owners are known; `labels` are 0 or 1, one a row."""
+        ...
+
+    def decision_function(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Score updates, one number a row: above 0 means class 1."""
+        ...
+
+
+class LinearAttack:
+    """An attack that is a representation of updates and a linear classifier on it.
+
+    The representation does not look at labels. So it is computed once, and a permutation control repeats the classifier
+    alone.
+
+    Parameters
+    ----------
+    C : float
+        Inverse strength of the classifier's L2 penalty (logistic regression, classes weighted equally, standardised
+        representation).
+    """
+
+    needs = frozenset({"updates"})
+
+    def __init__(self, C: float = 1e-2) -> None:
+        if not C > 0:
+            raise UserError(f"{type(self).__name__}: C must be positive, not {C}")
+        self.C = C
+
+    def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Learn the representation's constants from the attacker's own updates, and represent them."""
+        raise NotImplementedError
+
+    def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Represent updates, shape (n, d)."""
+        raise NotImplementedError
+
+    def fit(self, updates: Sequence[Update], labels: NDArray[np.int64], auxiliary: Auxiliary) -> Self:
+        """Learn from updates whose owners are known."""
+        return self.fit_represented(self.fit_transform(updates), labels, auxiliary)
+
+    def fit_represented(
+        self, represented: NDArray[np.float64], labels: NDArray[np.int64], auxiliary: Auxiliary
+    ) -> Self:
+        """Learn the classifier on what `fit_transform` gave."""
+        from sklearn.linear_model import LogisticRegression
+
+        self.classifier_ = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000).fit(represented, labels)
+        return self
+
+    def decision_function(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Score updates: log-odds of class 1."""
+        return self.score_represented(self.transform(updates))
+
+    def score_represented(self, represented: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Score what `transform` gave."""
+        scores: NDArray[np.float64] = self.classifier_.decision_function(represented)
+        return scores
+
+
+def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attack]]:
+    """Make a run's attacks, each with the name it is reported under.
+
+    Parameters
+    ----------
+    settings : sequence of mappings
+        Each with ``name`` (a built-in's, or ``package.module:Class``), optionally ``label`` (to report it under
+        another name), and the keyword arguments of its class.
+    """
+    made = []
+    for entry in settings:
+        entry = dict(entry)
+        label = entry.pop("label", entry["name"])
+        attack = make("attack", BUILT_IN, entry)
+        if not isinstance(attack, Attack):
+            raise UserError(f"attack {entry['name']!r} needs fit, decision_function and needs: see Attack in the docs")
+        made.append((str(label), attack))
+    names = [name for name, _ in made]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f'two attacks are called {", ".join(twice)}: give each its own label = "..."')
+    return made

@@ -1,0 +1,116 @@
+"""An evaluation as text and as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fl_privacy._version import __version__
+from fl_privacy.audit import Claim, Control
+from fl_privacy.audit.claims import jsonable
+from fl_privacy.audit.files import SCHEMA, write_atomically
+
+if TYPE_CHECKING:
+    from fl_privacy.attacks.evaluate import Evaluation
+
+_COLUMNS = ("attack", "unit", "client", "speaker", "label", "score", "decision")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result rests on."""
+    used = ("flwr", "torch", "torchaudio", "numpy", "scikit-learn", "scipy")
+    return {"fl-privacy": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in used}
+
+
+def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
+    """Write result.json and scores.csv, each whole or not at all.
+
+    Parameters
+    ----------
+    evaluation : Evaluation
+    folder : Path
+        Made where there is none.
+    **parts
+        Further top-level parts of result.json (simulation, threat_model, utility, ...).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "scores.csv", scores_csv(evaluation))
+    result = {
+        "schema": SCHEMA,
+        "simulation": {},
+        "versions": versions(),
+        "threat_model": {},
+        "utility": {},
+        "claims": [claim.to_dict() for claim in evaluation.claims],
+        "controls": [control.to_dict() for control in evaluation.controls],
+        "privacy": [],
+        "queries": 0,
+    } | {key: jsonable(value) for key, value in parts.items()}
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def scores_csv(evaluation: Evaluation) -> str:
+    """Return every attack's and baseline's score of every client and speaker as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for name, audit in [*evaluation.audits.items(), *evaluation.blind.items()]:
+        names = {True: audit.positive, False: audit.negative}
+        if audit.clients is not None:
+            for client in sorted(set(audit.clients.tolist())):
+                mine = np.flatnonzero(audit.clients == client)
+                score, decision = float(audit.scores[mine].sum()), float(audit.decisions[mine].sum())
+                label = names[bool(audit.labels[mine[0]])]
+                writer.writerow([name, "client", client, audit.groups[mine[0]], label, repr(score), repr(decision)])
+        speakers, scores, labels = audit.speaker_scores()
+        for speaker, score, label, decision in zip(
+            speakers.tolist(), scores.tolist(), labels.tolist(), audit.speaker_decisions().tolist(), strict=True
+        ):
+            writer.writerow([name, "speaker", "", speaker, names[label], repr(score), repr(decision)])
+    return text.getvalue()
+
+
+def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
+    """Return a short table of plain text: each attack's speaker-level claims, then what they are held against."""
+    attacks = list(dict.fromkeys(claim.attack for claim in claims))
+    metrics = ("auc", "uar", "tpr_at_fpr_0.01", "auc_over_best_blind")
+    heads = ("per speaker", "AUC", "UAR", "TPR at 1 % FPR", "AUC over best blind", "p (permuted)")
+    rows: list[tuple[str, ...]] = [heads]
+    for attack in attacks:
+        mine = {c.metric: c for c in claims if c.attack == attack and c.unit == "speaker"}
+        p = next((c.p_value for c in controls if c.of == attack and c.control == "permuted-auxiliary-labels"), None)
+        rows.append((attack, *(_cell(mine.get(metric)) for metric in metrics), "" if p is None else f"{p:.3f}"))
+    for name in dict.fromkeys(c.control for c in controls if c.p_value is None):
+        found = {c.metric: c for c in controls if c.control == name and c.unit == "speaker"}
+        rows.append((name, *(_cell(found.get(metric)) for metric in metrics), ""))
+    for control in controls:
+        if control.control == "permuted-auxiliary-labels" and control.of == attacks[0]:
+            rows.append((control.control, _cell(control), "", "", "", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _cell(claim: Claim | None) -> str:
+    if claim is None:
+        return ""
+    if claim.value is None:
+        return "unresolved"
+    if claim.low is None or claim.high is None:
+        return f"{claim.value:.3f}"
+    return f"{claim.value:.3f} [{claim.low:.3f}, {claim.high:.3f}]"
+
+
+def read_result(path: Path) -> Mapping[str, Any]:
+    """Read a result.json."""
+    result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result

@@ -1,0 +1,117 @@
+"""Run one attack: score the private updates, and again with permuted labels on the attacker's side."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.base import Attack, Auxiliary, LinearAttack
+from fl_privacy.attacks.observed import Observed
+from fl_privacy.audit.controls import permute_speaker_labels
+from fl_privacy.errors import UserError
+
+SUPPLIED = frozenset({"updates"})
+"""What the harness can give an attack."""
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What an attack says of the private updates.
+
+    Attributes
+    ----------
+    scores : ndarray, (n,)
+        One score an update.
+    permuted : ndarray, (k, n)
+        The same from k attacks trained on a permuted speaker -> attribute map.
+    """
+
+    scores: NDArray[np.float64]
+    permuted: NDArray[np.float64]
+
+    def save(self, path: Path) -> None:
+        """Write to an .npz file, whole or not at all."""
+        temporary = path.with_name(f".{path.name}.part")
+        with temporary.open("wb") as file:
+            np.savez(file, scores=self.scores, permuted=self.permuted)
+        os.replace(temporary, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Scores:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(arrays["scores"], arrays["permuted"])
+
+
+def check_needs(name: str, attack: Attack) -> None:
+    """Refuse an attack that needs what the harness cannot supply."""
+    lacking = sorted(attack.needs - SUPPLIED)
+    if lacking:
+        raise UserError(f"attack {name!r} needs {', '.join(lacking)}, which captured updates do not offer")
+
+
+def run_attack(
+    attack: Attack,
+    own: Observed,
+    private: Observed,
+    labels: NDArray[np.int64],
+    auxiliary: Auxiliary,
+    *,
+    permutations: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> Scores:
+    """Fit on the attacker's own updates, score the private ones; repeat for permuted labels.
+
+    Parameters
+    ----------
+    attack : Attack
+        Left unfitted: copies are fitted.
+    own, private : Observed
+        Updates of both sides.
+    labels : ndarray, (len(own.updates),)
+        0 or 1 for each of the attacker's updates.
+    auxiliary : Auxiliary
+        What else the attacker owns.
+    permutations : int
+        How many permutations of the speaker -> attribute map of the attacker's side, each made once at the source.
+    seed : int
+        Of the permutations.
+    progress : callable, optional
+        Told (fits done, fits in all).
+    """
+    fit_and_score: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    if isinstance(attack, LinearAttack):
+        linear = copy.deepcopy(attack)
+        mine = linear.fit_transform(own.updates)
+        theirs = linear.transform(private.updates)
+
+        def fit_and_score(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+            return linear.fit_represented(mine, labels, auxiliary).score_represented(theirs)
+    else:
+
+        def fit_and_score(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+            fitted = copy.deepcopy(attack).fit(own.updates, labels, auxiliary)
+            return np.asarray(fitted.decision_function(private.updates), dtype=np.float64)
+
+    scores = fit_and_score(labels)
+    if scores.shape != (len(private.updates),) or not np.isfinite(scores).all():
+        raise UserError(
+            f"{type(attack).__name__}.decision_function gave shape {scores.shape} "
+            f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
+        )
+    rng = np.random.default_rng([seed, 7])
+    permuted = np.empty((permutations, len(scores)))
+    for number in range(permutations):
+        permuted[number] = fit_and_score(permute_speaker_labels(own.speakers, labels, rng))
+        if progress:
+            progress(number + 1, permutations)
+    return Scores(scores, permuted)

@@ -1,0 +1,215 @@
+"""What a result is held against: the majority, permuted speakers, and attackers that never look at the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UserError
+from ._units import gather, names_of
+from .audit import Audit
+from .claims import Estimate
+from .intervals import difference_interval
+from .metrics import Floats, as_scores, auc
+
+#: The blind baseline that is always there: guessing.
+CHANCE = "chance"
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A permutation p-value.
+
+    Attributes
+    ----------
+    value : float
+        (1 + permuted statistics at least as large as the observed) / (1 + n).
+    smallest : float
+        The smallest value that n permutations can give, 1 / (1 + n).
+    n : int
+        Number of permutations.
+    """
+
+    value: float
+    smallest: float
+    n: int
+
+
+def majority(labels: ArrayLike) -> float:
+    """Accuracy of always guessing the commonest label.
+
+    Parameters
+    ----------
+    labels : array_like, shape (n,)
+        One for each unit.
+    """
+    names = np.asarray(labels)
+    if names.ndim != 1 or names.size == 0:
+        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
+    return float(np.unique(names, return_counts=True)[1].max() / names.size)
+
+
+def permutation_p_value(observed: float, null: ArrayLike) -> PValue:
+    """How often permuted labels do at least as well; never zero (Phipson and Smyth, 2010).
+
+    Parameters
+    ----------
+    observed : float
+        Statistic with the true labels, higher meaning a better attack.
+    null : array_like, shape (n,)
+        The same statistic with permuted labels.
+    """
+    values = as_scores(null, "null statistics")
+    n = values.size
+    return PValue((1 + int(np.sum(values >= observed))) / (1 + n), 1 / (1 + n), n)
+
+
+def permute_speaker_labels(speakers: ArrayLike, labels: ArrayLike, rng: np.random.Generator) -> NDArray[Any]:
+    """Permute the map from speakers to labels, once, at the source.
+
+    All rows of a speaker move together, and the number of speakers with each label stays. The true map is not returned
+    unless it is the only one (all speakers have the same label).
+
+    Parameters
+    ----------
+    speakers, labels : array_like, shape (n,)
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        The permuted label of each row.
+
+    Raises
+    ------
+    UserError
+        When lengths differ, or a speaker has two labels.
+    """
+    truth, codes = _speaker_map(speakers, labels)
+    return _another(truth, rng)[codes]
+
+
+def permutation_null(
+    statistic: Callable[[NDArray[Any]], float], speakers: ArrayLike, labels: ArrayLike, n: int, seed: int
+) -> Floats:
+    """A statistic under permuted speaker labels.
+
+    Maps are drawn without repeats and without the true one, which keeps `permutation_p_value` valid also where there
+    are few of them: with fewer than `n` other maps, each is used once and the result is shorter than `n`.
+
+    Parameters
+    ----------
+    statistic : callable
+        Given permuted labels, shape (rows,), runs whatever has to be run again and gives the statistic.
+    speakers, labels : array_like, shape (rows,)
+    n : int
+        Permutations wanted, at least 1.
+    seed : int
+
+    Returns
+    -------
+    ndarray, shape (min(n, other maps),)
+
+    Raises
+    ------
+    UserError
+        When there is no other map, `n` is not positive, or as in `permute_speaker_labels`.
+    """
+    truth, codes = _speaker_map(speakers, labels)
+    counts = np.unique(truth, return_counts=True)[1].tolist()
+    others = math.factorial(truth.size) // math.prod(math.factorial(count) for count in counts) - 1
+    if n < 1 or others < 1:
+        raise UserError(f"Nothing to permute: {n} permutations of {truth.size} speakers with {len(counts)} label(s).")
+    rng = np.random.default_rng(seed)
+    seen: set[bytes] = set()
+    null: list[float] = []
+    while len(null) < min(n, others):
+        permuted = _another(truth, rng)
+        if permuted.tobytes() not in seen:
+            seen.add(permuted.tobytes())
+            null.append(float(statistic(permuted[codes])))
+    return np.array(null)
+
+
+def chance(audit: Audit) -> Audit:
+    """The blind baseline that gives every observation of `audit` the same score."""
+    return Audit(
+        np.zeros_like(audit.scores),
+        np.array([audit.negative, audit.positive])[audit.labels.astype(int)],
+        audit.groups,
+        positive=audit.positive,
+        confidence=audit.confidence,
+        clients=audit.clients,
+        name=CHANCE,
+    )
+
+
+def best_blind(audits: Iterable[Audit]) -> str:
+    """Name of the blind baseline with the highest AUC over speakers; "chance" where none is above .5."""
+    best, name = 0.5, CHANCE
+    for audit in audits:
+        value = audit.auc().value
+        if value is not None and value > best:
+            best, name = value, audit.name
+    return name
+
+
+def paired_difference(attack: Audit, blind: Audit) -> Estimate:
+    """AUC of an attack less that of a blind baseline, over the same speakers.
+
+    Raises
+    ------
+    UserError
+        When the two audits differ in their speakers or in a speaker's label.
+    """
+    speakers, scores, labels = attack.speaker_scores()
+    others, blind_scores, blind_labels = blind.speaker_scores()
+    mine, theirs = set(speakers.tolist()), set(others.tolist())
+    if mine != theirs:
+        odd = sorted(map(str, mine ^ theirs))
+        raise UserError(
+            f"{attack.name} and {blind.name} were not scored on the same speakers: {len(odd)} are in one alone, "
+            f"such as {odd[0]}."
+        )
+    if not np.array_equal(labels, blind_labels):
+        raise UserError(f"{attack.name} and {blind.name} disagree on the labels of the same speakers.")
+    value = auc(scores[labels], scores[~labels]) - auc(blind_scores[labels], blind_scores[~labels])
+    n_positive = int(labels.sum())
+    n_negative = labels.size - n_positive
+    low, high, reason = None, None, None
+    if min(n_positive, n_negative) < 2:
+        reason = "no interval: a class has fewer than 2 speakers"
+    else:
+        low, high = difference_interval(
+            scores[labels],
+            scores[~labels],
+            blind_scores[labels],
+            blind_scores[~labels],
+            confidence=attack.confidence,
+        )
+    return Estimate(value, low, high, attack.confidence, n_positive, n_negative, labels.size, reason)
+
+
+def _speaker_map(speakers: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The label of each distinct speaker, and each row's index among them."""
+    names = np.asarray(labels)
+    if names.ndim != 1 or names.size == 0:
+        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
+    _, codes, truth = gather(
+        names_of(speakers, names.size, "speakers"), names_of(names, names.size, "labels"), "speaker", "labels"
+    )
+    return truth, codes
+
+
+def _another(truth: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    if np.all(truth == truth[0]):
+        return truth.copy()
+    while True:
+        permuted: NDArray[Any] = rng.permutation(truth)
+        if not np.array_equal(permuted, truth):
+            return permuted

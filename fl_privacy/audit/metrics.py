@@ -1,0 +1,144 @@
+"""Point values of an attack's success: exact, with ties counted as they should be, and without intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import UserError
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TprAtFpr:
+    """A true positive rate at a bounded false positive rate.
+
+    Attributes
+    ----------
+    value : float or None
+        Fraction of positives above the threshold; None where the negatives are too few to resolve the rate.
+    threshold : float or None
+        An observation is accepted when its score is *greater* than this.
+    reason : str or None
+        Why there is no value.
+    """
+
+    value: float | None
+    threshold: float | None
+    reason: str | None = None
+
+
+def as_scores(scores: ArrayLike, what: str) -> Floats:
+    """Scores as a flat float64 array, refused when empty or not finite.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n,)
+    what : str
+        What the scores are, for the message.
+
+    Raises
+    ------
+    UserError
+        When there are none, they are not one-dimensional, or one is NaN or infinite.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or values.size == 0:
+        raise UserError(f"{what} must be a non-empty list of numbers; got an array of shape {values.shape}.")
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise UserError(f"{what}: {bad.size} of {values.size} are NaN or infinite, the first at index {bad[0]}.")
+    return values
+
+
+def auc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, a tie counting one half (Mann-Whitney).
+
+    Parameters
+    ----------
+    positive_scores, negative_scores : array_like, shapes (m,) and (n,)
+        Higher means more positive.
+
+    Returns
+    -------
+    float
+        In [0, 1].
+    """
+    positive, negative = as_scores(positive_scores, "positive scores"), as_scores(negative_scores, "negative scores")
+    ordered = np.sort(negative)
+    # Twice the count is a whole number, so that auc(p, n) and 1 - auc(n, p) agree to the last bit.
+    twice = int(np.searchsorted(ordered, positive, "left").sum() + np.searchsorted(ordered, positive, "right").sum())
+    return twice / (2 * positive.size * negative.size)
+
+
+def roc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> tuple[Floats, Floats]:
+    """ROC curve with one point for each distinct score, from (0, 0) to (1, 1).
+
+    Returns
+    -------
+    fpr, tpr : ndarray, shape (distinct scores + 1,)
+        Not decreasing. Tied scores of both classes give a slanted segment.
+    """
+    positive, negative = as_scores(positive_scores, "positive scores"), as_scores(negative_scores, "negative scores")
+    thresholds = np.unique(np.concatenate([positive, negative]))[::-1]
+    above = [
+        1.0 - np.searchsorted(np.sort(scores), thresholds, "left") / scores.size for scores in (negative, positive)
+    ]
+    fpr, tpr = (np.concatenate([[0.0], rates]) for rates in above)
+    return fpr, tpr
+
+
+def tpr_at_fpr(positive_scores: ArrayLike, negative_scores: ArrayLike, fpr: float) -> TprAtFpr:
+    """Largest true positive rate among thresholds whose empirical false positive rate is at most `fpr`.
+
+    The threshold comes from the negatives alone; no interpolation. With fewer than 1 / `fpr` negatives the rate
+    cannot be told from zero, and the value is None with a reason (Carlini et al., 2022, section III).
+
+    Raises
+    ------
+    UserError
+        When `fpr` is not strictly between 0 and 1.
+    """
+    if not 0.0 < fpr < 1.0:
+        raise UserError(f"fpr must lie strictly between 0 and 1; got {fpr}.")
+    positive, negative = as_scores(positive_scores, "positive scores"), as_scores(negative_scores, "negative scores")
+    # The slack keeps products such as 0.01 * 300 from falling just under the whole number they stand for.
+    allowed = math.floor(fpr * negative.size + 1e-9)
+    if allowed < 1:
+        needed = math.ceil(1.0 / fpr - 1e-9)
+        return TprAtFpr(None, None, f"{negative.size} negatives cannot resolve it: at least {needed} are needed")
+    threshold = float(np.sort(negative)[::-1][allowed])
+    return TprAtFpr(float(np.mean(positive > threshold)), threshold)
+
+
+def eer(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float:
+    """Equal error rate: where false positive and false negative rates meet on the ROC, linear between its points."""
+    fpr, tpr = roc(positive_scores, negative_scores)
+    excess = fpr - (1.0 - tpr)
+    after = int(np.argmax(excess >= 0.0))
+    before = after - 1
+    share = -excess[before] / (excess[after] - excess[before])
+    return float(fpr[before] + share * (fpr[after] - fpr[before]))
+
+
+def _paired(predicted: ArrayLike, labels: ArrayLike) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    given, truth = np.asarray(predicted), np.asarray(labels)
+    if given.shape != truth.shape or truth.ndim != 1 or truth.size == 0:
+        raise UserError(f"predicted and labels must be equally long lists; got shapes {given.shape} and {truth.shape}.")
+    return given, truth
+
+
+def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Fraction of predictions that equal their label."""
+    given, truth = _paired(predicted, labels)
+    return float(np.mean(given == truth))
+
+
+def uar(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Unweighted average recall: the mean, over the labels that occur, of the fraction predicted rightly."""
+    given, truth = _paired(predicted, labels)
+    return float(np.mean([np.mean(given[truth == label] == label) for label in np.unique(truth)]))

@@ -1,0 +1,217 @@
+"""The ``fl-privacy`` command. What a command needs is imported when it runs, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fl_privacy._version import __version__
+from fl_privacy.errors import UserError
+
+app = typer.Typer(
+    name="fl-privacy",
+    help="Measure what speech models give away about the people whose voices trained them.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="A preset's name or a TOML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. federation.rounds=50. Repeatable."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+
+
+def main() -> None:
+    """Run the command line; a mistake the user can mend is one message and exit status 2, without a traceback."""
+    try:
+        app()
+    except UserError as error:
+        print(f"fl-privacy: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("fl-privacy: stopped; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fl-privacy {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    source: Source,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Run folder; a killed run goes on in it.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a simulation: federation, attacks, audit, report."""
+    from fl_privacy.attacks.files import read_result, table
+    from fl_privacy.audit import Claim, Control
+    from fl_privacy.sims.run import run as run_simulation_file
+
+    with _progress(quiet) as progress:
+        folder = run_simulation_file(source, settings or [], out=out, progress=progress)
+    result = read_result(folder / "result.json")
+    print(result["threat_model"]["words"], end="\n\n")
+    claims = [Claim.from_dict(c) for c in result["claims"]]
+    print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
+    if result["utility"].get("uar") is not None:
+        uar, chance = result["utility"]["uar"], result["utility"]["chance_uar"]
+        print(f"\nSER on held-out speakers: UAR {uar:.3f} (chance {chance:.3f})")
+    print(f"report: {folder / 'report.html'}")
+    print(folder)
+
+
+@app.command()
+def presets() -> None:
+    """List the simulations that come with the package."""
+    from fl_privacy.config import presets as known
+
+    for name, what in known().items():
+        print(f"{name:24} {what}")
+
+
+@app.command()
+def corpus(
+    name: Annotated[str, typer.Argument(help="synthetic, ravdess, emodb, crema_d, folder, or package.module:scan.")],
+    path: Annotated[Path | None, typer.Argument(help="Its folder; default $FL_PRIVACY_DATA/NAME.")] = None,
+) -> None:
+    """Show what a corpus holds: speakers by sex, utterances by emotion, hours, and what was left out and why."""
+    from fl_privacy.corpora import Corpus
+    from fl_privacy.corpora.describe import describe
+
+    print(describe(Corpus.load(name, path)))
+
+
+@app.command()
+def attack(
+    store: Annotated[Path, typer.Argument(help="Captured updates of the private federation.")],
+    shadow: Annotated[list[Path], typer.Option("--shadow", help="The attacker's own captured updates. Repeatable.")],
+    labels: Annotated[Path, typer.Option("--labels", help="CSV: client, speaker, the attribute.")],
+    shadow_labels: Annotated[list[Path], typer.Option("--shadow-labels", help="The same for each shadow store.")],
+    attribute: Annotated[str, typer.Option("--attribute", help="Column to infer.")],
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attack", help="Name or package.module:Class; the first is primary. Repeatable."),
+    ] = None,
+    permutations: Annotated[int, typer.Option("--permutations", min=1)] = 200,
+    confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999)] = 0.95,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for result.json, scores.csv, report.html.")] = None,
+) -> None:
+    """Attack captured updates, from any Flower app."""
+    from fl_privacy.attacks.base import make_attacks
+    from fl_privacy.attacks.evaluate import evaluate
+    from fl_privacy.report import write_report
+    from fl_privacy.updates import UpdateStore
+
+    made = make_attacks([{"name": name} for name in attacks or ["input-reconstruction", "raw-linear"]])
+    private = UpdateStore(store)
+    evaluation = evaluate(
+        [attack for _, attack in made],
+        private,
+        shadow=[UpdateStore(path) for path in shadow],
+        labels=labels,
+        shadow_labels=list(shadow_labels),
+        attribute=attribute,
+        permutations=permutations,
+        confidence=confidence,
+        names=[name for name, _ in made],
+    )
+    print(private.threat_model.describe(), end="\n\n")
+    print(evaluation.table())
+    if out is not None:
+        evaluation.save(out, threat_model={"words": private.threat_model.describe(), **private.threat_model.to_dict()})
+        write_report(out)
+        print(out)
+
+
+@app.command()
+def sweep(
+    source: Source,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vary", metavar="KEY=V1,V2", help="An axis of the grid; a.b+c.d=v+w,x+y joins keys. Repeatable."
+        ),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds; merged by speaker.")] = 1,
+    settings: Settings = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Sweep folder; a killed sweep goes on in it.")] = None,
+    processes: Annotated[int | None, typer.Option("--processes", min=1, help="Runs at a time; default: cores.")] = None,
+    keep_stores: Annotated[bool, typer.Option("--keep-stores", help="Keep the captured updates (gigabytes).")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run a grid of simulations over processes, merge the seeds, and print one table."""
+    from fl_privacy.sims.sweep import sweep as run_sweep
+    from fl_privacy.sims.sweep import table
+
+    with _progress(quiet) as progress:
+        folder = run_sweep(
+            source,
+            vary or [],
+            seeds=seeds,
+            settings=settings or [],
+            out=out,
+            processes=processes,
+            keep_stores=keep_stores,
+            progress=progress,
+        )
+    print(table(folder))
+    print(folder)
+
+
+@contextmanager
+def _progress(quiet: bool) -> Iterator[Callable[[str, int, int], None] | None]:
+    """Show a bar for each thing that is being done."""
+    if quiet:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<28}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield tell
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The simulation file: TOML read into frozen models that refuse what they do not know."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fl_privacy.errors import UserError
+
+
+class ConfigError(UserError):
+    """A simulation file, or a ``--set``, that cannot be used as it is."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class _Named(BaseModel):
+    """A built-in by name, or anyone's own by ``package.module:object``; the other keys go to its constructor."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str = Field(min_length=1)
+
+
+class Simulation(_Section):
+    """What is run, and from which seed."""
+
+    kind: Literal["federated-ser"]
+    seed: int = Field(default=1, ge=0)
+    engine: Literal["local"] = "local"
+
+
+class Task(_Section):
+    """What the clients learn."""
+
+    label: str = "emotion"
+    classes: tuple[str, ...] = ("neutral", "happy", "sad", "angry")
+    others: Literal["refuse", "leave-out"] = "refuse"
+    """What to do with utterances of other classes than `classes`."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Task:
+        if len(set(self.classes)) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError("classes must be at least two different names")
+        return self
+
+
+class CorpusChoice(_Section):
+    """A corpus and where it lies."""
+
+    corpus: str = Field(min_length=1)
+    root: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
+
+
+class Private(CorpusChoice):
+    """Whose privacy is at stake, and what the attacker wants to know of them."""
+
+    attribute: str = "gender"
+    positive: str | None = None
+    """The attribute's value that high scores mean; by default the last in alphabetical order."""
+
+
+class Features(_Section):
+    """What clients train on."""
+
+    name: str = "functionals"
+    normalise: Literal["global", "speaker", "none"] = "global"
+
+
+class FederationSettings(_Section):
+    """The federation; defaults are the published settings (Feng et al.), `clients_per_round` apart."""
+
+    algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
+    rounds: int = Field(default=200, ge=1, le=1_000_000)
+    clients_per_round: int | None = Field(default=None, ge=1)
+    """Default: max(4, floor(0.1 x clients)), or all clients where there are fewer."""
+    folds: int = Field(default=5, ge=2)
+    fold: int | None = Field(default=None, ge=0)
+    """Which fold of speakers is held out for the test; default: seed mod folds."""
+    shards_per_speaker: int = Field(default=1, ge=1)
+    examples_per_client: Literal["all", "equal"] | Annotated[int, Field(ge=1)] = "all"
+    """``"equal"`` gives each client as many as the smallest has, so that their number tells nothing."""
+    batch_size: int = Field(default=20, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0, le=10)
+    """Default: 0.1 (FedSGD), 5e-4 (FedAvg)."""
+    local_epochs: int = Field(default=1, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    fraction_evaluate: float = Field(default=0.0, ge=0, le=1)
+    """Share of clients asked for their validation accuracy after each round."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FederationSettings:
+        if self.algorithm == "fedsgd" and self.local_epochs != 1:
+            raise ValueError("local_epochs is a setting of fedavg: a fedsgd client computes one gradient")
+        if self.fold is not None and self.fold >= self.folds:
+            raise ValueError(f"fold must be below folds ({self.folds}), not {self.fold}")
+        return self
+
+
+class Capture(_Section):
+    """What of the updates is written down."""
+
+    arrays: tuple[str, ...] | None = None
+    """Arrays or layers to keep; default all."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    keep: bool = True
+    """Whether the stores stay after the run: they are large, and personal data."""
+
+
+class Shadow(_Section):
+    """The attacker's own federations."""
+
+    federations: int = Field(default=1, ge=1)
+    """How many, each with its own initialisation and partition."""
+    rounds: int | None = Field(default=None, ge=1)
+    """Default: as many as the victim's."""
+
+
+class DefenseChoice(_Named):
+    """A defense and its settings."""
+
+
+class AttackChoice(_Named):
+    """An attack and its settings."""
+
+    label: str | None = None
+
+
+class AuditSettings(_Section):
+    """How claims are made."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    permutations: int = Field(default=200, ge=1, le=100_000)
+
+
+class SimulationFile(_Section):
+    """A whole simulation: the four nouns and how they are put together."""
+
+    simulation: Simulation
+    task: Task = Task()
+    private: Private
+    auxiliary: tuple[CorpusChoice, ...] = Field(min_length=1)
+    features: Features = Features()
+    federation: FederationSettings = FederationSettings()
+    capture: Capture = Capture()
+    shadow: Shadow = Shadow()
+    defense: tuple[DefenseChoice, ...] = ()
+    attack: tuple[AttackChoice, ...] = Field(min_length=1)
+    audit: AuditSettings = AuditSettings()
+
+    @model_validator(mode="after")
+    def _attacker_owns_others(self) -> SimulationFile:
+        for number, corpus in enumerate(self.auxiliary):
+            if (corpus.corpus, corpus.root, corpus.options) == (
+                self.private.corpus,
+                self.private.root,
+                self.private.options,
+            ):
+                raise ValueError(
+                    f"auxiliary.{number}.corpus: {corpus.corpus!r} is the private corpus itself; "
+                    "the attacker owns other speakers"
+                )
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings as plain JSON values, as they stand in result.json."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def presets() -> dict[str, str]:
+    """Return the presets in the package: name -> first comment line of the file."""
+    found = {}
+    for entry in sorted(resources.files("fl_privacy.presets").iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".toml"):
+            first = entry.read_text(encoding="utf-8").splitlines()[0]
+            found[entry.name.removesuffix(".toml")] = first.lstrip("# ").strip()
+    return found
+
+
+def load(source: str | Path | Mapping[str, Any], settings: Sequence[str] = ()) -> SimulationFile:
+    """Read a simulation.
+
+    Parameters
+    ----------
+    source : str, Path or mapping
+        A preset's name, a TOML file, or its content as a mapping.
+    settings : sequence of str
+        ``"a.b=value"``: changes made before the check. The value is read as TOML, a bare word as a string; an entry
+        of a list is addressed by its name or its number.
+
+    Raises
+    ------
+    ConfigError
+        With the path of the key at fault.
+    """
+    name, content = ("settings", dict(source)) if isinstance(source, Mapping) else _read(str(source))
+    for setting in settings:
+        key, value = parse_setting(setting)
+        content = _assign(content, key.split("."), value, key)
+    try:
+        return SimulationFile.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError(f"{name}: " + "; ".join(_explain(e) for e in error.errors())) from None
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Split ``key=value`` and read the value as TOML, or as a string where it is a bare word."""
+    key, separator, value = text.partition("=")
+    key = key.strip()
+    if not separator or not key:
+        raise ConfigError(f"{text!r} is not of the form section.key=value")
+    return key, parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """Read a TOML value; what TOML cannot read is a string as it stands."""
+    try:
+        return tomllib.loads(f"value = {text.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        if any(c in text for c in "[]{}\"'"):
+            raise ConfigError(f"{text!r} is no TOML value") from None
+        return text.strip()
+
+
+def _read(source: str) -> tuple[str, dict[str, Any]]:
+    known = presets()
+    path = Path(source)
+    if source in known and not path.is_file():
+        text = resources.files("fl_privacy.presets").joinpath(f"{source}.toml").read_text(encoding="utf-8")
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise ConfigError(f"no file and no preset {source!r}; presets: {', '.join(known)}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{source} cannot be read: {error}") from error
+    try:
+        return source, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source} is no TOML: {error}") from None
+
+
+def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
+    """Return a copy of nested tables and lists with one value set; the original stays as it is."""
+    head, rest = path[0], path[1:]
+    if isinstance(tree, list):
+        names = [str(e.get("label") or e.get("name") or e.get("corpus", "")) for e in tree]
+        if head.isdigit() and int(head) < len(tree):
+            place = int(head)
+        elif head in names:
+            place = names.index(head)
+        else:
+            raise ConfigError(f"--set {whole}: no entry {head!r}; there are: {', '.join(names)}")
+        new = value if not rest else _assign(tree[place], rest, value, whole)
+        return [*tree[:place], new, *tree[place + 1 :]]
+    if not isinstance(tree, dict):
+        raise ConfigError(f"--set {whole}: {head!r} stands below something that is not a table")
+    if not rest:
+        return tree | {head: value}
+    return tree | {head: _assign(tree.get(head, {}), rest, value, whole)}
+
+
+def _explain(error: Any) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "the file"
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{where}: unknown key"
+        case "missing":
+            return f"{where}: missing"
+        case "value_error":
+            return f"{where}: {error['ctx']['error']}"
+        case _:
+            message = error["msg"][0].lower() + error["msg"][1:]
+            return f"{where}: {message} (it is {error['input']!r})"

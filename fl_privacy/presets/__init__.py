@@ -1,0 +1,1 @@
+"""Simulation files that come with the package."""

@@ -1,0 +1,222 @@
+"""The figures: each takes numbers and gives one SVG element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fl_privacy.report.run import Floats, SpeakerScore
+from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, THIRD, drawing, inline
+
+_WIDTH = 4.0
+_BETWEEN = 10
+_MARKS = ((FIRST, "o"), (SECOND, "^"))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A ROC: its name, its rates, and the AUC that goes with it in the legend."""
+
+    name: str
+    fpr: Floats
+    tpr: Floats
+    auc: float | None
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A value with a range in the interval plot: of an attack, a blind baseline, or permuted labels."""
+
+    kind: str
+    value: float
+    low: float | None
+    high: float | None
+
+
+def short(text: str, length: int = 30) -> str:
+    """Cut a name that would run out of the figure."""
+    return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> str:
+    """Draw ROCs on linear axes, or with a logarithmic axis of false positive rates.
+
+    Parameters
+    ----------
+    curves : sequence of Curve
+        The attack, then what it is held against.
+    n_negative : int
+        Negative speakers: a rate below one of them cannot be told from zero.
+    label : str
+        For those who do not see it.
+    log : bool
+    """
+    name = "roc-log" if log else "roc"
+    floor = 0.5 / n_negative
+    with drawing(_WIDTH, 4.5, name) as (figure, drawn):
+        axes = figure.add_axes((0.15, 0.11, 0.82, 0.73))
+        if log:
+            axes.set_xscale("log")
+            axes.axvspan(floor, 1 / n_negative, color=FAINT, alpha=0.35, linewidth=0)
+        guess = np.geomspace(floor, 1, 100) if log else np.array([0.0, 1.0])
+        axes.plot(guess, guess, color=INK, linestyle=":", linewidth=1, label="guessing")
+        for number, curve in enumerate(curves):
+            fpr, tpr = _dense(curve.fpr, curve.tpr) if log else (curve.fpr, curve.tpr)
+            told = "" if curve.auc is None else f" (AUC {curve.auc:.3f})"
+            axes.plot(
+                np.maximum(fpr, floor) if log else fpr,
+                tpr,
+                color=(FIRST, THIRD)[number],
+                linestyle=("-", "--")[number],
+                marker=("o", "D")[number],
+                markersize=4,
+                markevery=max(1, len(curve.fpr) // 15) * (_BETWEEN if log else 1),
+                linewidth=1.8,
+                clip_on=False,
+                label=short(curve.name, 26) + told,
+                gid=f"data-{number}",
+            )
+        axes.set_xlim((floor, 1.0) if log else (0.0, 1.0))
+        axes.set_ylim(0.0, 1.0)
+        if log:
+            ticks = [10.0**e for e in range(int(np.ceil(np.log10(floor))), 1)]
+            axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
+            axes.set_xticks([], minor=True)
+        axes.set_xlabel("false positive rate" + (" (logarithmic)" if log else ""))
+        axes.set_ylabel("true positive rate")
+        figure.legend(loc="upper left", bbox_to_anchor=(0.08, 1.0))
+    return inline(drawn[0], name, label)
+
+
+def strip(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], threshold: float | None, label: str) -> str:
+    """Draw each speaker's score as a mark in the row of its class; hovering names the speaker.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of SpeakerScore
+        One for each class, the negative one first.
+    names : sequence of str
+        Of the classes; high scores mean the last.
+    threshold : float or None
+        Scores above it are decisions for the last class.
+    label : str
+        For those who do not see it.
+    """
+    titles = {}
+    with drawing(_WIDTH, 2.5, "strip") as (figure, drawn):
+        axes = figure.add_axes((0.05, 0.2, 0.92, 0.74))
+        for row, (group, (colour, marker)) in enumerate(zip(groups, _MARKS, strict=True)):
+            # The golden ratio spreads neighbours apart without chance.
+            spread = (np.arange(len(group)) * 0.618034 % 1 - 0.5) * 0.45
+            axes.plot(
+                [s.score for s in group],
+                row + spread,
+                linestyle="none",
+                marker=marker,
+                markersize=6,
+                color=colour,
+                alpha=0.8,
+                markeredgewidth=0,
+                clip_on=False,
+                gid=f"data-{row}",
+            )
+            titles[f"data-{row}"] = [f"{s.speaker} ({s.label}): {s.score:.4g}" for s in group]
+            axes.text(0.0, row + 0.34, short(names[row]), transform=axes.get_yaxis_transform(), weight="bold")
+        if threshold is not None:
+            axes.axvline(threshold, color=INK, linestyle="--", linewidth=1)
+        axes.set_ylim(-0.4, 1.6)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel(f"attack's score of a speaker (high: {short(names[-1])})")
+    return inline(drawn[0], "strip", label, titles)
+
+
+def intervals(rows: Sequence[tuple[str, Sequence[Bar]]], kinds: Sequence[str], label: str) -> str:
+    """Draw values with their ranges, one block of lines for each attack or baseline.
+
+    Parameters
+    ----------
+    rows : sequence of (name, bars)
+        From top to bottom.
+    kinds : sequence of str
+        At most four kinds of bar, in the order of the legend; each has its own colour, marker and line.
+    label : str
+        For those who do not see it.
+    """
+    looks = ((FIRST, "o", "-"), (THIRD, "D", "-"), (SECOND, "s", "--"), (INK, "x", ":"))
+    lines = sum(1 + len(bars) for _, bars in rows)
+    present = [kind for kind in kinds if any(bar.kind == kind for _, bars in rows for bar in bars)]
+    legend = 0.2 * len(present) + 0.1
+    height = 0.2 * lines + legend + 0.55
+    with drawing(_WIDTH, height, "intervals") as (figure, drawn):
+        axes = figure.add_axes((0.04, 0.45 / height, 0.92, (0.2 * lines + 0.1) / height))
+        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        handles: dict[str, Any] = {}
+        y = 0.0
+        for name, bars in rows:
+            axes.text(0.0, y, short(name, 40), va="center", weight="bold")
+            for bar in bars:
+                y -= 1
+                colour, marker, line = looks[kinds.index(bar.kind)]
+                if bar.low is not None and bar.high is not None:
+                    axes.plot([bar.low, bar.high], [y, y], color=colour, linestyle=line, linewidth=1.8)
+                handles[bar.kind] = axes.plot(
+                    [bar.value], [y], color=colour, marker=marker, linestyle=line, markersize=6, clip_on=False
+                )[0]
+            y -= 1
+        axes.set_ylim(y + 0.4, 0.6)
+        axes.set_xlim(0.0, 1.0)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("AUC per speaker (0.5: guessing)")
+        figure.legend([handles[k] for k in present], present, loc="upper left", bbox_to_anchor=(0.0, 1.0))
+    return inline(drawn[0], "intervals", label)
+
+
+def over_rounds(
+    rounds: Sequence[int], lines: Sequence[tuple[str, Sequence[float | None]]], chance: float | None, label: str
+) -> str:
+    """Draw fractions over rounds.
+
+    Parameters
+    ----------
+    rounds : sequence of int
+    lines : sequence of (name, values)
+        At most two; a value may be None.
+    chance : float or None
+        A level to draw as a line.
+    label : str
+        For those who do not see it.
+    """
+    with drawing(_WIDTH, 2.9, "rounds") as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.17, 0.84, 0.66))
+        for (name, values), (colour, marker), style in zip(lines, _MARKS, ("-", "--"), strict=False):
+            numbers = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+            every = max(1, len(numbers) // 8)
+            axes.plot(
+                rounds,
+                numbers,
+                color=colour,
+                linestyle=style,
+                linewidth=1.4,
+                marker=marker,
+                markevery=every,
+                label=name,
+            )
+        if chance is not None:
+            axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"UAR by guessing ({chance:.3g})")
+        axes.set_ylim(0.0, 1.0)
+        axes.set_xlabel("round")
+        axes.set_ylabel("fraction")
+        figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
+    return inline(drawn[0], "rounds", label)
+
+
+def _dense(fpr: Floats, tpr: Floats) -> tuple[Floats, Floats]:
+    """The same curve with points between: what is straight on linear axes bends on a logarithmic one."""
+    old = np.arange(len(fpr))
+    new = np.linspace(0, len(fpr) - 1, (len(fpr) - 1) * _BETWEEN + 1)
+    return np.interp(new, old, fpr), np.interp(new, old, tpr)

@@ -1,0 +1,203 @@
+"""What a report is made of: a run's claims, controls and scores, looked up by name."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.audit import Claim, Control, metrics
+from fl_privacy.audit.files import SCHEMA
+from fl_privacy.errors import UserError
+
+Floats = NDArray[np.float64]
+
+OVER_BLIND = "auc_over_best_blind"
+PERMUTATIONS = {
+    "permuted-auxiliary-labels": "attacker's own speakers",
+    "permuted-private-labels": "private speakers",
+}
+"""Permutation controls and whose labels they permute."""
+
+# What XML 1.0 cannot hold; a name in a user's file may have it.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True)
+class SpeakerScore:
+    """One speaker's evidence.
+
+    Attributes
+    ----------
+    speaker, label : str
+    score : float
+        What speakers are ranked by.
+    decision : float
+        What is decided by: above 0 for the positive label.
+    """
+
+    speaker: str
+    label: str
+    score: float
+    decision: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """A result.json and a scores.csv, read.
+
+    Attributes
+    ----------
+    result : mapping
+        As in result.json, text made printable.
+    claims : tuple of Claim
+    controls : tuple of Control
+    scores : mapping of str to tuple of SpeakerScore
+        By attack or blind baseline.
+    """
+
+    result: Mapping[str, Any]
+    claims: tuple[Claim, ...]
+    controls: tuple[Control, ...]
+    scores: Mapping[str, tuple[SpeakerScore, ...]]
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> Run:
+        """Read both parts.
+
+        Parameters
+        ----------
+        result : mapping
+            Content of a result.json.
+        scores : iterable of mapping
+            Rows of a scores.csv; without a column ``unit``, rows are added up over speakers.
+
+        Raises
+        ------
+        UserError
+            For another schema, or rows that are not what they should be.
+        """
+        if result.get("schema") != SCHEMA:
+            raise UserError(
+                f"result.json is of schema {result.get('schema')!r}, this version reads {SCHEMA}: "
+                "use the fl-privacy that made it, or run again"
+            )
+        printable = _printable(result)
+        return cls(
+            printable,
+            tuple(Claim.from_dict(row) for row in printable.get("claims") or ()),
+            tuple(Control.from_dict(row) for row in printable.get("controls") or ()),
+            _by_speaker(_printable(list(scores))),
+        )
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        """Return a part of the result that is a mapping, empty where there is none."""
+        return self.result.get(name) or {}
+
+    @cached_property
+    def primary(self) -> str | None:
+        """The attack whose claim is the headline: the one marked, else the first; None without claims."""
+        marked = [c.attack for c in self.claims if c.primary] or [c.attack for c in self.claims]
+        return marked[0] if marked else None
+
+    @property
+    def attacks(self) -> list[str]:
+        """Attacks in the order of the run, the primary one first."""
+        return sorted(dict.fromkeys(c.attack for c in self.claims), key=lambda name: name != self.primary)
+
+    @property
+    def baselines(self) -> list[str]:
+        """Controls that are attackers of their own: blind baselines and the majority."""
+        return list(dict.fromkeys(c.control for c in self.controls if c.control not in PERMUTATIONS))
+
+    def claim(self, attack: str | None, metric: str) -> Claim | None:
+        """Return an attack's claim over speakers."""
+        return next((c for c in self.claims if (c.attack, c.unit, c.metric) == (attack, "speaker", metric)), None)
+
+    def baseline(self, name: str | None, metric: str) -> Control | None:
+        """Return a baseline's number over speakers."""
+        return next((c for c in self.controls if (c.control, c.unit, c.metric) == (name, "speaker", metric)), None)
+
+    def permuted(self, attack: str | None, name: str) -> Control | None:
+        """Return an attack's AUC over speakers under permuted labels."""
+        wanted = (name, attack, "speaker", "auc")
+        return next((c for c in self.controls if (c.control, c.of, c.unit, c.metric) == wanted), None)
+
+    @property
+    def best_blind(self) -> str | None:
+        """The blind baseline that the primary attack is held against; "chance" for guessing."""
+        over = self.claim(self.primary, OVER_BLIND)
+        best = over.conditions.get("best_blind") if over else None
+        return None if best is None else str(best)
+
+    @cached_property
+    def classes(self) -> tuple[str, str] | None:
+        """The negative and the positive label; None where the scores do not tell.
+
+        As in an audit, the positive one is what the simulation names or what sorts last; a claim that only the other
+        reading gives overrules that.
+        """
+        mine = self.scores.get(self.primary or "", ())
+        labels = sorted({s.label for s in mine})
+        if len(labels) != 2:
+            return None
+        low, high = labels
+        named = (self.part("simulation").get("private") or {}).get("positive")
+        orders = [(high, low), (low, high)] if named == low else [(low, high), (high, low)]
+        told = self.claim(self.primary, "auc")
+        if told is None or told.value is None:
+            return orders[0]
+        for negative, positive in orders:
+            found = metrics.auc(_scores(mine, positive), _scores(mine, negative))
+            if math.isclose(found, told.value, abs_tol=1e-9):
+                return negative, positive
+        return None
+
+    def split(self, attack: str | None) -> tuple[Floats, Floats] | None:
+        """Scores of the negative and the positive speakers; None where they are not told apart."""
+        mine = self.scores.get(attack or "")
+        if mine is None or self.classes is None or {s.label for s in mine} != set(self.classes):
+            return None
+        return _scores(mine, self.classes[0]), _scores(mine, self.classes[1])
+
+    def roc(self, attack: str | None) -> tuple[Floats, Floats] | None:
+        """False and true positive rates over speakers, from (0, 0) to (1, 1)."""
+        split = self.split(attack)
+        return None if split is None else metrics.roc(split[1], split[0])
+
+
+def _scores(rows: Sequence[SpeakerScore], label: str) -> Floats:
+    return np.array([r.score for r in rows if r.label == label], dtype=np.float64)
+
+
+def _by_speaker(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[SpeakerScore, ...]]:
+    found: dict[str, dict[str, SpeakerScore]] = {}
+    for number, row in enumerate(rows, start=2):
+        try:
+            if row.get("unit", "speaker") != "speaker":
+                continue
+            speaker, score, decision = row["speaker"], float(row["score"]), float(row["decision"])
+            mine = found.setdefault(row["attack"], {})
+            before = mine.get(speaker, SpeakerScore(speaker, row["label"], 0.0, 0.0))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"scores.csv, line {number}: {error!r}; make the run's result again") from None
+        if not (math.isfinite(score) and math.isfinite(decision)):
+            raise UserError(f"scores.csv, line {number}: a score is not finite; make the run's result again")
+        mine[speaker] = SpeakerScore(speaker, before.label, before.score + score, before.decision + decision)
+    return {attack: tuple(mine[s] for s in sorted(mine)) for attack, mine in found.items()}
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str):
+        return _UNPRINTABLE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(item) for item in value]
+    return value

@@ -1,0 +1,245 @@
+"""The sections of a report: each takes what it needs from a run, or nothing where the run has no such thing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fl_privacy.audit import Claim
+from fl_privacy.report import figures, toml, words
+from fl_privacy.report.run import OVER_BLIND, PERMUTATIONS, Run
+
+_METRICS = ("auc", "uar", "tpr_at_fpr_0.01", OVER_BLIND)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page.
+
+    Attributes
+    ----------
+    id : str
+        Its anchor.
+    title : str
+    template : str
+        A file in ``templates/``.
+    content : callable
+        From a run to what the template needs; None leaves the section out.
+    """
+
+    id: str
+    title: str
+    template: str
+    content: Callable[[Run], Mapping[str, Any] | None]
+
+
+def headline(run: Run) -> Mapping[str, Any]:
+    """What was found, in plain words."""
+    if run.primary is None:
+        return {"task": None, "measured": [], "verdict": words.verdict(run)}
+    return {"task": words.task(run), "measured": words.measured(run), "verdict": words.verdict(run)}
+
+
+def threat(run: Run) -> Mapping[str, Any] | None:
+    """Who attacks, what they see and own."""
+    model = run.part("threat_model")
+    if not model:
+        return None
+    auc = run.claim(run.primary, "auc")
+    corpora = run.part("corpora")
+    return {
+        "words": model.get("words") or "The result does not put it in words.",
+        "diagram": "update" in str(model.get("observes")),
+        "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
+        "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
+        "speakers": words.count(auc.n_speakers, "speaker") if auc and auc.n_speakers is not None else "",
+        "attribute": figures.short((auc.attribute if auc else None) or "attribute", 18),
+    }
+
+
+def attacks(run: Run) -> Mapping[str, Any] | None:
+    """The table of attacks and what they are held against."""
+    if not run.claims:
+        return None
+    notes: list[str] = []
+
+    def cell(claim: Claim | None, signed: bool = False) -> dict[str, Any]:
+        if claim is None:
+            return {"text": "", "span": "", "note": None}
+        note = None
+        if claim.reason:
+            if claim.reason not in notes:
+                notes.append(claim.reason)
+            note = notes.index(claim.reason) + 1
+        return {"text": words.number(claim.value, signed), "span": words.interval(claim, signed), "note": note}
+
+    rows = []
+    for name in run.attacks:
+        permuted = [run.permuted(name, control) for control in PERMUTATIONS]
+        rows.append(
+            {
+                "name": name,
+                "kind": "primary" if name == run.primary else "",
+                "cells": [cell(run.claim(name, m), m == OVER_BLIND) for m in _METRICS],
+                "p_values": [words.p_value(c.p_value) if c else "" for c in permuted],
+            }
+        )
+    for name in run.baselines:
+        cells = [cell(run.baseline(name, m)) for m in _METRICS]
+        rows.append({"name": name, "kind": "control", "cells": cells, "p_values": ["", ""]})
+    confidence = next((c.confidence for c in run.claims if c.confidence), None)
+    explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
+    return {"rows": rows, "notes": notes, "confidence": confidence, "explained": explained}
+
+
+def roc(run: Run) -> Mapping[str, Any] | None:
+    """The primary attack's ROC beside the best blind baseline's."""
+    curves = []
+    for name in dict.fromkeys((run.primary, run.best_blind)):
+        points = run.roc(name)
+        if name is None or points is None:
+            continue
+        told = run.claim(name, "auc") or run.baseline(name, "auc")
+        curves.append(figures.Curve(name, *points, told.value if told else None))
+    split = run.split(run.primary)
+    if split is None:
+        return None
+    negatives = len(split[0])
+    listed = "; ".join(f"{c.name}: AUC {words.number(c.auc)}" for c in curves)
+    return {
+        "linear": figures.roc(curves, negatives, f"ROC over speakers. {listed}.", log=False),
+        "log": figures.roc(
+            curves, negatives, f"The same ROC with a logarithmic axis of false positive rates. {listed}.", log=True
+        ),
+        "negatives": negatives,
+        "positive": run.classes[1] if run.classes else "",
+    }
+
+
+def scores(run: Run) -> Mapping[str, Any] | None:
+    """Each speaker's score under the primary attack."""
+    if run.classes is None or run.primary is None:
+        return None
+    mine = run.scores[run.primary]
+    groups = [[s for s in mine if s.label == label] for label in run.classes]
+    right = sum((s.decision > 0) == (s.label == run.classes[1]) for s in mine)
+    shifts = {round(s.score - s.decision, 9) for s in mine}
+    threshold = shifts.pop() if len(shifts) == 1 else None
+    label = (
+        f"Scores of {len(groups[0])} {run.classes[0]} and {len(groups[1])} {run.classes[1]} speakers under "
+        f"{run.primary}; {right} of {len(mine)} are decided rightly."
+    )
+    return {
+        "figure": figures.strip(groups, run.classes, threshold, label),
+        "right": right,
+        "total": len(mine),
+        "threshold": threshold,
+        "classes": run.classes,
+    }
+
+
+def controls(run: Run) -> Mapping[str, Any] | None:
+    """Attacks and blind baselines against what permuted labels give."""
+    kinds = ("attack", "blind baseline", *(f"labels of {whose} permuted" for whose in PERMUTATIONS.values()))
+    rows = []
+    for name in run.attacks:
+        found = [run.claim(name, "auc"), *(run.permuted(name, control) for control in PERMUTATIONS)]
+        rows.append((name, [_bar(k, c) for k, c in zip((kinds[0], *kinds[2:]), found, strict=True)]))
+    for name in run.baselines:
+        if name != "majority":
+            rows.append((name, [_bar(kinds[1], run.baseline(name, "auc"))]))
+    drawn = [(name, [bar for bar in bars if bar is not None]) for name, bars in rows]
+    drawn = [(name, bars) for name, bars in drawn if bars]
+    if not drawn:
+        return None
+    told = "; ".join(
+        f"{name}: " + ", ".join(f"{b.kind} {words.number(b.value)}{_ends(b)}" for b in bars) for name, bars in drawn
+    )
+    return {
+        "figure": figures.intervals(drawn, kinds, f"AUC per speaker. {told}."),
+        "permuted": any(b.kind in kinds[2:] for _, bars in drawn for b in bars),
+    }
+
+
+def utility(run: Run) -> Mapping[str, Any] | None:
+    """How good the model is at its own task."""
+    part = run.part("utility")
+    if part.get("uar") is None and part.get("accuracy") is None:
+        return {"figure": None, "last": None}
+    by_round = part.get("by_round") or {}
+    rounds = by_round.get("round") or []
+    lines = [
+        (title, by_round[key])
+        for key, title in (("uar", "UAR"), ("accuracy", "accuracy"))
+        if rounds and len(by_round.get(key) or []) == len(rounds)
+    ]
+    chance = part.get("chance_uar")
+    told = [
+        f"{title} {words.number(part[key])}"
+        for key, title in (("uar", "UAR"), ("accuracy", "accuracy"))
+        if part.get(key) is not None
+    ]
+    last = f"{part.get('task') or 'Its task'}: {', '.join(told)}"
+    if chance is not None:
+        last += f" (UAR by guessing: {words.number(chance)})"
+    label = f"Utility over {len(rounds)} evaluations, rounds {rounds[0]} to {rounds[-1]}. {last}." if rounds else ""
+    figure = figures.over_rounds(rounds, lines, chance, label) if lines else None
+    return {"figure": figure, "last": last[0].upper() + last[1:] + "."}
+
+
+def data(run: Run) -> Mapping[str, Any] | None:
+    """Corpora, who was left out, and replies that failed."""
+    corpora = run.part("corpora")
+    rows = [
+        {"role": role, "row": row, "left_out": row.get("left_out") or {}}
+        for role in ("private", "auxiliary")
+        for row in corpora.get(role) or ()
+    ]
+    failed = [tuple(reply) for reply in run.result.get("failed_replies") or ()]
+    reasons = Counter(str(reply[-1]) for reply in failed if reply)
+    if not rows and "failed_replies" not in run.result:
+        return None
+    return {
+        "rows": rows,
+        "test_speakers": run.result.get("test_speakers") or [],
+        "failed": len(failed),
+        "reasons": sorted(reasons.items()),
+    }
+
+
+def settings(run: Run) -> Mapping[str, Any]:
+    """What was run, with which versions, and how to run it again."""
+    simulation = run.part("simulation")
+    return {
+        "toml": toml.dumps(simulation) if simulation else None,
+        "versions": run.part("versions"),
+        "seeds": sorted({seed for claim in run.claims for seed in claim.seeds}),
+    }
+
+
+SECTIONS = (
+    Section("result", "Result", "headline.html.j2", headline),
+    Section("threat-model", "Threat model", "threat.html.j2", threat),
+    Section("attacks", "Attacks and controls", "attacks.html.j2", attacks),
+    Section("roc", "ROC", "roc.html.j2", roc),
+    Section("scores", "Scores by speaker", "scores.html.j2", scores),
+    Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
+    Section("utility", "Utility", "utility.html.j2", utility),
+    Section("data", "Data", "data.html.j2", data),
+    Section("settings", "Settings", "settings.html.j2", settings),
+)
+"""In the order of the page. A new kind of result adds a section here, with its template."""
+
+
+def _names(corpora: Any) -> list[str]:
+    return [str(corpus.get("name")) for corpus in corpora or ()]
+
+
+def _bar(kind: str, claim: Claim | None) -> figures.Bar | None:
+    return None if claim is None or claim.value is None else figures.Bar(kind, claim.value, claim.low, claim.high)
+
+
+def _ends(bar: figures.Bar) -> str:
+    return "" if bar.low is None or bar.high is None else f" ({words.number(bar.low)} to {words.number(bar.high)})"

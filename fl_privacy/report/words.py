@@ -1,0 +1,193 @@
+"""The result in plain words, chosen by its numbers and claiming no more than they show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fl_privacy.audit import Claim, Control
+from fl_privacy.report.run import OVER_BLIND, PERMUTATIONS, Run
+
+BLIND = {
+    "blind-examples": "the number of examples that a client trained on",
+    "blind-shares": "the shares of the task's classes among a client's examples",
+    "blind-norm": "the norm of a client's update",
+    "chance": "guessing",
+    "majority": "always naming the larger class",
+}
+"""What a baseline looks at."""
+
+SHOWN, NOT_SHOWN, UNRESOLVED = "shown", "not shown", "unresolved"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of the primary attack.
+
+    Attributes
+    ----------
+    kind : str
+        `SHOWN`, `NOT_SHOWN` or `UNRESOLVED`.
+    title : str
+        In a few words.
+    sentences : tuple of str
+        Why, and with which limits.
+    """
+
+    kind: str
+    title: str
+    sentences: tuple[str, ...]
+
+
+def number(value: float | None, signed: bool = False) -> str:
+    """Three decimals with a true minus sign, or "unresolved"."""
+    if value is None:
+        return "unresolved"
+    return f"{value:{'+' if signed else ''}.3f}".replace("-", "\N{MINUS SIGN}")
+
+
+def interval(claim: Claim, signed: bool = False) -> str:
+    """Return the two ends, or nothing where there are none."""
+    if claim.low is None or claim.high is None:
+        return ""
+    return f"{number(claim.low, signed)} to {number(claim.high, signed)}"
+
+
+def percent(fraction: float | None) -> str:
+    """A confidence or a rate, as in "95 %"."""
+    return "" if fraction is None else f"{100 * fraction:.4g} %"
+
+
+def p_value(value: float | None) -> str:
+    """Two significant digits."""
+    return "" if value is None else f"{value:.2g}"
+
+
+def count(n: int | None, noun: str) -> str:
+    """As in "1 speaker", "19 speakers"."""
+    return f"an unknown number of {noun}s" if n is None else f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def of_hundred(fraction: float) -> str:
+    """A share as so many of 100, never rounded to all or none."""
+    rounded = round(100 * fraction)
+    if rounded == 100 and fraction < 1:
+        return "more than 99"
+    if rounded == 0 and fraction > 0:
+        return "fewer than 1"
+    return str(rounded)
+
+
+def task(run: Run) -> str:
+    """Who wants to learn what of whom, as a sentence."""
+    claim = run.claim(run.primary, "auc")
+    attacker = run.part("threat_model").get("attacker") or "the attacker"
+    attribute = (claim.attribute if claim else None) or "the attribute"
+    corpus = (claim.conditions.get("private") if claim else None) or ""
+    people = count(claim.n_speakers if claim else None, "speaker") + (f" of {corpus}" if corpus else "")
+    values = f" ({run.classes[0]} or {run.classes[1]})" if run.classes else ""
+    defense = f" The defense is {claim.defense}." if claim and claim.defense else ""
+    text = f"{attacker} tries to tell the {attribute}{values} of {people}, with the attack {run.primary}.{defense}"
+    return text[0].upper() + text[1:]
+
+
+def title(run: Run) -> str:
+    """Return the page's title."""
+    claim = run.claim(run.primary, "auc")
+    if claim is None:
+        return "Privacy audit"
+    return f"Privacy audit: {claim.attribute or 'an attribute'} of {count(claim.n_speakers, 'speaker')}"
+
+
+def measured(run: Run) -> list[str]:
+    """The primary attack's AUC and what it means for a reader."""
+    auc, uar = run.claim(run.primary, "auc"), run.claim(run.primary, "uar")
+    if auc is None or auc.value is None:
+        return [f"Its AUC per speaker has no value: {auc.reason if auc else 'the result does not hold it'}."]
+    span = interval(auc)
+    ends = f" ({percent(auc.confidence)} interval {span})" if span else f" (no interval: {auc.reason or 'not given'})"
+    sizes = f", {auc.n_positive} against {auc.n_negative}" if None not in (auc.n_positive, auc.n_negative) else ""
+    found = [f"AUC per speaker: {number(auc.value)}{ends}, over {count(auc.n_speakers, 'speaker')}{sizes}."]
+    pair = f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else "one speaker of each kind"
+    between = (
+        f"; the interval allows {of_hundred(auc.low)} to {of_hundred(auc.high)}"
+        if auc.low is not None and auc.high is not None
+        else ""
+    )
+    found.append(
+        f"That is to say: shown {pair}, the attack tells which is which in {of_hundred(auc.value)} of 100 such "
+        f"pairs{between}. Guessing gets 50."
+    )
+    if uar is not None and uar.value is not None:
+        found.append(
+            f"Made to decide, it is right for {of_hundred(uar.value)} of 100 speakers (mean over the two kinds)."
+        )
+    return found
+
+
+def verdict(run: Run) -> Verdict:
+    """Hold the primary attack against its best blind baseline and its permutations.
+
+    A leak counts as shown when both hold: the interval of the difference to the best blind baseline lies above zero,
+    and every permutation p-value is at most one minus the confidence. Neither: not shown. Where they disagree, or one
+    cannot be told: unresolved.
+    """
+    if run.primary is None:
+        return Verdict(UNRESOLVED, "Nothing is claimed", ("The result holds no claim.",))
+    over = run.claim(run.primary, OVER_BLIND)
+    permuted = [c for c in (run.permuted(run.primary, name) for name in PERMUTATIONS) if c is not None]
+    confidence = next((c.confidence for c in (over, run.claim(run.primary, "auc")) if c and c.confidence), 0.95)
+    beats, why_blind = _against_blind(run, over)
+    rare, why_permuted = _against_permutations(permuted, 1 - confidence)
+    sentences = (*why_blind, *why_permuted)
+    auc = run.claim(run.primary, "auc")
+    speakers = count(auc.n_speakers if auc else None, "speaker")
+    if beats and rare:
+        limit = f"This is shown for {speakers} under the settings below; other people and other settings may differ."
+        return Verdict(SHOWN, "A leak is shown", (*sentences, limit))
+    if beats is False and rare is False:
+        reach = f": the interval of the AUC reaches {number(auc.high)}" if auc and auc.high is not None else ""
+        limit = f"That is no proof that nothing leaks{reach}, and another attack may do better."
+        return Verdict(NOT_SHOWN, "No leak is shown", (*sentences, limit))
+    limit = "A leak is claimed only where both tests speak for it, so this run settles it neither way."
+    return Verdict(UNRESOLVED, "Unresolved", (*sentences, limit))
+
+
+def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]]:
+    if over is None or over.value is None:
+        return None, [f"It is not held against a blind baseline: {over.reason if over else 'the result has none'}."]
+    best = run.best_blind
+    control = run.baseline(best, "auc")
+    known = f" (AUC {number(control.value)})" if control and control.value is not None else ""
+    if best in (None, "chance"):
+        rival = "No attacker that is blind to what the model computed does better than guessing"
+    else:
+        looks = BLIND.get(str(best), best)
+        rival = f"The best attacker that is blind to what the model computed looks only at {looks}{known}"
+    gap = f"the attack's AUC differs from that by {number(over.value, signed=True)}"
+    if over.low is None or over.high is None:
+        return None, [f"{rival}; {gap}, with no interval: {over.reason or 'not given'}."]
+    ends = f"{percent(over.confidence)} interval {interval(over, signed=True)}"
+    if over.low > 0:
+        return True, [f"{rival}; {gap} ({ends}), and zero lies outside that interval."]
+    return False, [f"{rival}; {gap} ({ends}), which does not show that the attack does better."]
+
+
+def _against_permutations(permuted: list[Control], alpha: float) -> tuple[bool | None, list[str]]:
+    told = [c for c in permuted if c.p_value is not None and c.n_permutations]
+    if not told:
+        return None, ["There is no permutation test."]
+    sentences = []
+    for control in told:
+        assert control.p_value is not None
+        assert control.n_permutations is not None
+        as_good = round(control.p_value * (1 + control.n_permutations)) - 1
+        sentences.append(
+            f"With the labels of the {PERMUTATIONS[control.control]} permuted, the AUC was at least as high in "
+            f"{as_good:,} of {control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
+            f"(the smallest possible is {p_value(control.smallest_p_value)})."
+        )
+    if any((c.smallest_p_value or 1.0) > alpha for c in told):
+        sentences.append(f"So few permutations cannot give a p-value as small as {p_value(alpha)}.")
+        return None, sentences
+    # The tolerance is for a p of exactly alpha, such as 0.05 against 1 - 0.95.
+    return all(c.p_value is not None and c.p_value <= alpha + 1e-9 for c in told), sentences

@@ -1,0 +1,1 @@
+"""Recipes: whole simulations, the engines that run them, and sweeps over them."""

@@ -1,0 +1,51 @@
+"""Every touch of Flower's private parts, in one place (flwr 1.41)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Message, Metadata
+from flwr.supercore.task_identity import TaskIdentity
+
+SERVER_NODE_ID = 1
+CLIENT_ERROR_CODE = 2
+"""`ErrorCode.CLIENT_APP_RAISED_EXCEPTION`: what Flower answers for a ClientApp that raised."""
+
+
+@contextmanager
+def run_identity(run_id: int, task_id: int = 1) -> Iterator[None]:
+    """Let `Message(...)` be called outside a Flower process, as the ServerApp of a run."""
+    saved = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = task_id, run_id, SERVER_NODE_ID
+    try:
+        yield
+    finally:
+        TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id = saved
+
+
+def set_message_id(message: Message, message_id: str) -> None:
+    """Give a message its id, as the SuperLink does."""
+    message.metadata.__dict__["_message_id"] = message_id
+
+
+def copy_metadata(metadata: Metadata) -> Metadata:
+    """Return a copy of a message's metadata."""
+    copy = object.__new__(type(metadata))
+    copy.__dict__.update(metadata.__dict__)
+    return copy
+
+
+def make_message(metadata: Metadata, content: Any) -> Message:
+    """Make a message from ready metadata."""
+    return Message(metadata=metadata, content=content)  # type: ignore[call-overload,no-any-return]
+
+
+def load_app(reference: Any) -> Any:
+    """Return an app given as an object or as ``"package.module:name"``, as Flower's own components are written."""
+    if not isinstance(reference, str):
+        return reference
+    module, _, name = reference.partition(":")
+    return getattr(importlib.import_module(module), name)

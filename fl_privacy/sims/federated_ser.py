@@ -1,0 +1,269 @@
+"""The recipe ``federated-ser``: speech emotion recognition in a federation, with an attacker in the server."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_privacy.attacks.base import make_attacks
+from fl_privacy.attacks.evaluate import Question, assess
+from fl_privacy.attacks.files import save
+from fl_privacy.attacks.observed import Observed
+from fl_privacy.attacks.score import Scores, check_needs, run_attack
+from fl_privacy.config import CorpusChoice, SimulationFile
+from fl_privacy.corpora import Corpus
+from fl_privacy.defenses import make_defenses
+from fl_privacy.errors import UserError
+from fl_privacy.features import FeatureTable, extract
+from fl_privacy.report import write_report
+from fl_privacy.sims.local import run_simulation
+from fl_privacy.sims.partition import partition, task_corpus
+from fl_privacy.sims.stages import RunFolder, remove
+from fl_privacy.training import write_federation
+from fl_privacy.updates import Labels, ThreatModel, UpdateStore
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+_LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
+
+
+class FederatedSER:
+    """One run of the recipe.
+
+    Parameters
+    ----------
+    settings : SimulationFile
+        The resolved simulation.
+    progress : callable, optional
+        See `Progress`.
+    """
+
+    def __init__(self, settings: SimulationFile, progress: Progress | None = None) -> None:
+        self.settings = settings
+        self._progress: Progress = progress or (lambda what, done, total: None)
+        self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
+        for name, attack in self._attacks:
+            check_needs(name, attack)
+        self._defenses = [d.model_dump() for d in settings.defense]
+        make_defenses(self._defenses)  # a wrong setting is refused before anything runs
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """Who attacks, what they see and own."""
+        owned = " and ".join(choice.corpus for choice in self.settings.auxiliary)
+        return ThreatModel(owns=f"the architecture, the training settings, and labelled speech of others ({owned})")
+
+    def run(self, folder: RunFolder) -> None:
+        """Do every stage that is not done."""
+        settings = self.settings
+        with _logs_to(folder.path / "log.txt"):
+            folder.stage("victim", lambda path: self._federation(path, "victim", settings.simulation.seed))
+            names = [f"shadow-{i}" for i in range(settings.shadow.federations)]
+            for number, name in enumerate(names):
+                seed = int(np.random.SeedSequence([settings.simulation.seed, 100 + number]).generate_state(1)[0])
+                folder.stage(name, lambda path, name=name, seed=seed: self._federation(path, name, seed))  # type: ignore[misc]
+            whole = folder.done("audit") and (folder.path / "result.json").exists()
+            if not whole:
+                folder.undo("audit")
+                question = self._question(folder.path, names)
+                for number, (name, _) in enumerate(self._attacks):
+                    folder.stage(
+                        f"attacks/{name}",
+                        lambda path, n=number: self._attack(path, n, question),  # type: ignore[misc]
+                    )
+                folder.stage("audit", lambda path: self._audit(path, folder.path, question))
+            if not (folder.path / "report.html").exists():
+                write_report(folder.path)
+        if not settings.capture.keep:
+            for name in ["victim", *names]:
+                remove(folder.path / name / "updates")
+
+    # ------------------------------------------------------------------ stages
+
+    @cached_property
+    def _private(self) -> FeatureTable:
+        return self._features(self.settings.private)
+
+    @cached_property
+    def _auxiliary(self) -> list[FeatureTable]:
+        return [self._features(choice) for choice in self.settings.auxiliary]
+
+    def _features(self, choice: CorpusChoice) -> FeatureTable:
+        corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self.settings.task)
+        what = f"features of {choice.corpus}"
+        return extract(
+            corpus, self.settings.features.name, progress=lambda done, total: self._progress(what, done, total)
+        )
+
+    def _federation(self, folder: Path, name: str, seed: int) -> None:
+        """Partition, run the federation, and leave its store, labels and utility."""
+        settings, private = self.settings.federation, name == "victim"
+        tables = [self._private] if private else self._auxiliary
+        made = partition(
+            tables,
+            settings,
+            self.settings.task,
+            attribute=self.settings.private.attribute,
+            how=self.settings.features.normalise,
+            seed=seed,
+            hold_out=private,
+        )
+        data = folder / "data"
+        write_federation(data, made.clients, self.settings.task.classes, made.test_features, made.test_labels)
+        made.labels.write(folder / "labels.csv")
+        (folder / "corpora.json").write_text(
+            json.dumps([_facts(t.corpus) for t in tables] + [{"test_speakers": list(made.test_speakers)}])
+        )
+        clients = len(made.clients)
+        a_round = settings.clients_per_round or min(clients, max(4, clients // 10))
+        if a_round > clients:
+            raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
+        rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
+        run_simulation(
+            "fl_privacy.sims.ser_server:app",
+            "fl_privacy.clients.ser:app",
+            clients,
+            {
+                "data": str(data),
+                "store": str(folder / "updates"),
+                "utility": str(folder / "utility.json"),
+                "seed": seed,
+                "algorithm": settings.algorithm,
+                "num-server-rounds": rounds,
+                "clients-per-round": a_round,
+                "batch-size": settings.batch_size,
+                "learning-rate": settings.learning_rate or _LEARNING_RATES[settings.algorithm],
+                "local-epochs": settings.local_epochs,
+                "dropout": settings.dropout,
+                "fraction-evaluate": settings.fraction_evaluate,
+                "defenses": json.dumps(self._defenses),
+                "capture-arrays": json.dumps(self.settings.capture.arrays),
+                "capture-dtype": self.settings.capture.dtype,
+                "threat-model": json.dumps(self.threat_model.to_dict()),
+            },
+            seed=seed,
+            on_message=lambda done: self._progress(f"{name} federation", done, rounds * a_round),
+        )
+        remove(data)
+
+    def _question(self, folder: Path, shadows: list[str]) -> Question:
+        def observed(names: list[str]) -> Observed:
+            return Observed.of(
+                [(UpdateStore(folder / n / "updates"), Labels.read(folder / n / "labels.csv")) for n in names]
+            )
+
+        private = self.settings.private
+        return Question.ask(observed(shadows), observed(["victim"]), private.attribute, private.positive)
+
+    def _attack(self, folder: Path, number: int, question: Question) -> None:
+        name, attack = self._attacks[number]
+        scores = run_attack(
+            attack,
+            question.own,
+            question.private,
+            question.labels(question.own),
+            question.auxiliary,
+            permutations=self.settings.audit.permutations,
+            seed=self.settings.simulation.seed,
+            progress=lambda done, total: self._progress(f"attack {name}", done, total),
+        )
+        scores.save(folder / "scores.npz")
+
+    def _audit(self, folder: Path, run: Path, question: Question) -> None:
+        """Write result.json and scores.csv into the run folder, and here what a sweep needs to merge seeds."""
+        self._progress("audit", 0, 1)
+        settings = self.settings
+        evaluation = assess(
+            question,
+            {name: Scores.load(run / "attacks" / name / "scores.npz") for name, _ in self._attacks},
+            confidence=settings.audit.confidence,
+            seed=settings.simulation.seed,
+            context=self._context(),
+        )
+        facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", "shadow-0")}
+        save(
+            evaluation,
+            run,
+            simulation=settings.resolved(),
+            threat_model={**self.threat_model.to_dict(), "words": self.threat_model.describe()},
+            utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
+            corpora={"private": facts["victim"][:-1], "auxiliary": facts["shadow-0"][:-1]},
+            test_speakers=facts["victim"][-1]["test_speakers"],
+            failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
+        )
+        with (folder / "permuted.npz").open("wb") as file:
+            np.savez(file, **evaluation.permuted)  # type: ignore[arg-type]
+        self._progress("audit", 1, 1)
+
+    def _context(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "target": "federation",
+            "algorithm": settings.federation.algorithm,
+            "attacker": "static" if not settings.defense else "adaptive",
+            "defense": "+".join(d.name for d in settings.defense) or None,
+            "protocol": "controlled",
+            "seeds": (settings.simulation.seed,),
+            "conditions": {
+                "private": settings.private.corpus,
+                "auxiliary": "+".join(a.corpus for a in settings.auxiliary),
+                "features": settings.features.name,
+                "normalise": settings.features.normalise,
+            },
+        }
+
+
+def _facts(corpus: Corpus) -> dict[str, Any]:
+    reasons: dict[str, int] = {}
+    for excluded in corpus.excluded:
+        reasons[excluded.reason] = reasons.get(excluded.reason, 0) + 1
+    return {
+        "name": corpus.name,
+        "speakers": len(corpus.speakers),
+        "utterances": len(corpus),
+        "left_out": dict(sorted(reasons.items())),
+    }
+
+
+def _utility(history: Mapping[str, Any]) -> dict[str, Any]:
+    test = history["test"]
+    last = {key: values[-1] for key, values in test.items() if values}
+    return {
+        "task": "emotion of held-out speakers, model of the last round",
+        "uar": last.get("uar"),
+        "accuracy": last.get("accuracy"),
+        "chance_uar": 1 / len(history["classes"]),
+        "by_round": test,
+        "validation_accuracy_by_round": history["validation_accuracy"],
+    }
+
+
+@contextmanager
+def _logs_to(path: Path) -> Iterator[None]:
+    """Send what Flower and we log to a file, and only there."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write to the run folder: {path}: {error.strerror or error}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    saved = []
+    for name in ("flwr", "fl_privacy"):
+        logger = logging.getLogger(name)
+        saved.append((logger, logger.handlers[:], logger.level, logger.propagate))
+        logger.handlers, logger.propagate = [handler], False
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, handlers, level, propagate in saved:
+            logger.handlers, logger.propagate = handlers, propagate
+            logger.setLevel(level)
+        handler.close()

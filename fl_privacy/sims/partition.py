@@ -1,0 +1,163 @@
+"""Utterances to clients: held-out speakers, shards of speakers, equal shares, normalisation, numbering.
+
+Splits as in Feng et al. (spec: 5 unshuffled folds over the ordered speakers; 80 % of a client's examples for training).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.config import FederationSettings, Task
+from fl_privacy.corpora import Corpus
+from fl_privacy.errors import UserError
+from fl_privacy.features import FeatureTable, normalise
+from fl_privacy.training import ClientData
+from fl_privacy.updates import Labels
+
+_TRAIN_SHARE = 0.8
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A federation's data: clients by number, whose they are, and the held-out speakers' examples."""
+
+    clients: list[ClientData]
+    labels: Labels
+    test_features: NDArray[np.float32]
+    test_labels: NDArray[np.int64]
+    test_speakers: tuple[str, ...]
+
+
+def task_corpus(corpus: Corpus, task: Task) -> Corpus:
+    """Keep the utterances that the task's clients can learn from.
+
+    Raises
+    ------
+    UserError
+        Where there is none, where an utterance has no such label, or where one is of another class and
+        ``task.others`` is ``"refuse"``.
+    """
+    labels = corpus.label(task.label)
+    others = sorted({label for label in labels if label not in task.classes})
+    if others and task.others == "refuse":
+        count = sum(label in others for label in labels)
+        raise UserError(
+            f"corpus {corpus.name!r}: {count} utterances have {task.label} {', '.join(others)}, not in task.classes "
+            f"({', '.join(task.classes)}): add them there, or set task.others = 'leave-out'"
+        )
+    kept = corpus.select(
+        lambda u: u.labels[task.label] in task.classes,
+        lambda u: f"{task.label} {u.labels[task.label]} is not one of the task's classes",
+    )
+    if not len(kept):
+        raise UserError(f"corpus {corpus.name!r}: no utterance with {task.label} among {', '.join(task.classes)}")
+    return kept
+
+
+def partition(
+    tables: Sequence[FeatureTable],
+    settings: FederationSettings,
+    task: Task,
+    *,
+    attribute: str,
+    how: str,
+    seed: int,
+    hold_out: bool,
+) -> Partition:
+    """Make clients of speakers.
+
+    Parameters
+    ----------
+    tables : sequence of FeatureTable
+        One a corpus; each is normalised by itself.
+    settings : FederationSettings
+        Folds, shards, equal shares.
+    task : Task
+        What is learned.
+    attribute : str
+        The column of the label file that the attacker wants.
+    how : str
+        Normalisation.
+    seed : int
+        Of shards, splits and numbering, and (mod folds) the default fold.
+    hold_out : bool
+        Whether a fold of speakers is kept for the test. They are never clients.
+    """
+    rng = np.random.default_rng([seed, 11])
+    blocks: list[_Rows] = []
+    test: list[_Rows] = []
+    for table in tables:
+        names = [f"{table.corpus.name}/{s}" for s in table.corpus.speakers]
+        held = _fold(names, settings, seed) if hold_out else ()
+        speakers = [f"{table.corpus.name}/{u.speaker}" for u in table.corpus]
+        training = np.array([s not in held for s in speakers])
+        values = normalise(table.values, speakers, how, training if how == "global" else None)
+        classes = np.array([task.classes.index(label) for label in table.corpus.label(task.label)], dtype=np.int64)
+        attributes = {f"{table.corpus.name}/{s}": v for s, v in table.corpus.speaker_labels(attribute).items()}
+        for name in names:
+            rows = np.flatnonzero(np.array(speakers) == name)
+            (test if name in held else blocks).append(_Rows(name, attributes[name], values[rows], classes[rows]))
+    shards = [shard for block in blocks for shard in block.split(settings.shards_per_speaker, rng)]
+    if settings.examples_per_client != "all":
+        smallest = min(len(shard.classes) for shard in shards)
+        wanted = smallest if settings.examples_per_client == "equal" else settings.examples_per_client
+        if wanted > smallest:
+            raise UserError(f"federation.examples_per_client = {wanted}, but a client has only {smallest}")
+        shards = [shard.take(rng.permutation(len(shard.classes))[:wanted]) for shard in shards]
+    shards = [shards[i] for i in rng.permutation(len(shards))]
+    whose = {
+        str(number): {
+            "speaker": shard.speaker,
+            attribute: shard.attribute,
+            "examples": str(len(shard.classes)),
+            **{f"share_{name}": f"{float(np.mean(shard.classes == c)):.6f}" for c, name in enumerate(task.classes)},
+        }
+        for number, shard in enumerate(shards)
+    }
+    width = tables[0].values.shape[1]
+    return Partition(
+        clients=[shard.client(rng) for shard in shards],
+        labels=Labels(whose),
+        test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
+        test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
+        test_speakers=tuple(t.speaker for t in test),
+    )
+
+
+@dataclass(frozen=True)
+class _Rows:
+    speaker: str
+    attribute: str
+    values: NDArray[np.float32]
+    classes: NDArray[np.int64]
+
+    def take(self, rows: NDArray[np.int64]) -> _Rows:
+        return _Rows(self.speaker, self.attribute, self.values[rows], self.classes[rows])
+
+    def split(self, shards: int, rng: np.random.Generator) -> list[_Rows]:
+        if shards == 1:
+            return [self]
+        if shards > len(self.classes):
+            raise UserError(
+                f"federation.shards_per_speaker = {shards}, but speaker {self.speaker} has only "
+                f"{len(self.classes)} utterances"
+            )
+        return [self.take(rows) for rows in np.array_split(rng.permutation(len(self.classes)), shards)]
+
+    def client(self, rng: np.random.Generator) -> ClientData:
+        order = rng.permutation(len(self.classes))
+        cut = max(1, int(_TRAIN_SHARE * len(order)))
+        train, validation = order[:cut], order[cut:]
+        return ClientData(self.values[train], self.classes[train], self.values[validation], self.classes[validation])
+
+
+def _fold(names: Sequence[str], settings: FederationSettings, seed: int) -> frozenset[str]:
+    """Return the held-out speakers: one of `folds` unshuffled parts of the ordered list."""
+    if len(names) < settings.folds:
+        raise UserError(f"{len(names)} speakers cannot be cut into federation.folds = {settings.folds} folds")
+    number = seed % settings.folds if settings.fold is None else settings.fold
+    return frozenset(np.array_split(np.array(names), settings.folds)[number].tolist())

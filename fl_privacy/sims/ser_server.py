@@ -1,0 +1,90 @@
+"""The speech emotion recognition ServerApp: a federation with the attacker's recorder in the server.
+
+Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-rounds``, ``clients-per-round``,
+``store`` (folder for the captured updates), ``utility`` (file for the held-out speakers' scores by round),
+``capture-arrays`` (JSON list of arrays or layer names, or null for all), ``capture-dtype``, ``fraction-evaluate`` and
+``threat-model`` (JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import ArrayRecord, Context, MetricRecord
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import FedAvg, Strategy
+
+from fl_privacy.defenses import make_defenses
+from fl_privacy.models.ser import SERNet
+from fl_privacy.strategies import CaptureUpdates, FedSGD
+from fl_privacy.training import predict, read_federation, read_server
+from fl_privacy.updates import ThreatModel, UpdateStore
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run the federation, capture every update, and write how well the model learns."""
+    settings = context.run_config
+    federation = read_federation(str(settings["data"]))
+    seed = int(settings["seed"])
+    random.seed(f"server {seed}")
+    torch.manual_seed(int(np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0] >> 1))
+    model = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
+
+    sampling: dict[str, Any] = {
+        # The number of clients, exactly: a fraction of them would be rounded.
+        "fraction_train": 1e-9,
+        "min_train_nodes": int(settings["clients-per-round"]),
+        "min_available_nodes": federation.clients,
+        "fraction_evaluate": float(settings["fraction-evaluate"]),
+    }
+    strategy: Strategy
+    if settings["algorithm"] == "fedsgd":
+        strategy = FedSGD(float(settings["learning-rate"]), **sampling)
+    else:
+        strategy = FedAvg(**sampling)
+    for defense in make_defenses(json.loads(str(settings["defenses"]))):
+        strategy = defense.strategy(strategy)
+    store = UpdateStore(
+        str(settings["store"]),
+        arrays=json.loads(str(settings["capture-arrays"])),
+        dtype=str(settings["capture-dtype"]),  # type: ignore[arg-type]
+    )
+    threat_model = ThreatModel(**json.loads(str(settings["threat-model"])))
+    strategy = CaptureUpdates(strategy, store, threat_model=threat_model)
+
+    test = read_server(str(settings["data"]))
+    history: dict[str, list[float]] = {"round": [], "uar": [], "accuracy": []}
+
+    def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
+        if not len(test["test_labels"]):
+            return None
+        model.load_state_dict(arrays.to_torch_state_dict())
+        labels, predicted = test["test_labels"].numpy(), predict(model, test["test_features"]).numpy()
+        right = predicted == labels
+        recalls = [float(right[labels == c].mean()) for c in np.unique(labels)]
+        scores = {"uar": float(np.mean(recalls)), "accuracy": float(right.mean())}
+        for key, value in ({"round": server_round} | scores).items():
+            history[key].append(value)
+        return MetricRecord(scores)  # type: ignore[arg-type]
+
+    result = strategy.start(
+        grid,
+        ArrayRecord(model.state_dict()),
+        num_rounds=int(settings["num-server-rounds"]),
+        evaluate_fn=evaluate,
+    )
+    validation = {r: m["accuracy"] for r, m in sorted(result.evaluate_metrics_clientapp.items())}
+    report = {"classes": list(federation.classes), "test": history, "validation_accuracy": validation}
+    path = Path(str(settings["utility"]))
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(json.dumps(report), encoding="utf-8")
+    os.replace(temporary, path)

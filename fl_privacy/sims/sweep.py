@@ -1,0 +1,364 @@
+"""A grid of simulations over processes: resumable, one table at the end, seeds merged by speaker."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import multiprocessing
+import re
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_privacy._processes import cores, prepare_worker
+from fl_privacy.attacks.evaluate import conclude
+from fl_privacy.attacks.files import read_result, save
+from fl_privacy.audit import Audit, Claim, standardise_runs
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.config import ConfigError, SimulationFile, load, parse_value
+from fl_privacy.errors import UserError
+from fl_privacy.report import write_report
+from fl_privacy.sims.federated_ser import Progress
+from fl_privacy.sims.run import default_folder, run_file
+
+_IN_SCORES = ("attack", "speaker", "label", "score", "decision")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of the grid.
+
+    Attributes
+    ----------
+    settings : dict
+        The varied keys and their values.
+    files : tuple of SimulationFile
+        One a seed.
+    folder : Path
+        Where its seeds' run folders and its merged result lie.
+    """
+
+    settings: Mapping[str, Any]
+    files: tuple[SimulationFile, ...]
+    folder: Path
+
+    def run_folder(self, file: SimulationFile) -> Path:
+        """Return the run folder of one seed."""
+        return self.folder / f"seed-{file.simulation.seed}"
+
+
+def sweep(
+    source: str | Path | Mapping[str, Any],
+    vary: Sequence[str] = (),
+    *,
+    seeds: int = 1,
+    settings: Sequence[str] = (),
+    out: str | Path | None = None,
+    processes: int | None = None,
+    keep_stores: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Run a simulation for every combination of settings and several seeds, and merge the seeds.
+
+    Parameters
+    ----------
+    source : str, Path or mapping
+        A preset's name, a TOML file, or its content.
+    vary : sequence of str
+        ``"section.key=v1,v2"``. Keys that change together are joined: ``"a.b+c.d=v1+w1,v2+w2"``.
+    seeds : int
+        How many, counted up from the file's own. Seed s holds out speaker fold s mod 5: five seeds are the five folds.
+    settings : sequence of str
+        Changes for all cells.
+    out : str or Path, optional
+        Sweep folder; by default ``runs/sweep-<name>-<hash>``. The same call goes on where a killed one stopped.
+    processes : int, optional
+        Runs at a time; by default one a core.
+    keep_stores : bool
+        Whether runs keep their captured updates: gigabytes, and personal data.
+    progress : callable, optional
+        Called with (what, runs done, runs in all).
+
+    Returns
+    -------
+    Path
+        The sweep folder. ``sweep.json`` lists {settings, path of result}; a cell's ``result.json`` holds the merged
+        claims: a speaker's scores are standardised within each run and averaged over the runs it took part in.
+    """
+    if seeds < 1:
+        raise ConfigError(f"seeds must be at least 1, not {seeds}")
+    fixed = [*settings, *([] if keep_stores else ["capture.keep=false"])]
+    base = load(source, fixed)
+    axes = [_axis(text) for text in vary]
+    root = Path(out) if out is not None else default_folder(f"sweep-{Path(str(source)).stem}", base)
+    cells = _cells(source, fixed, axes, seeds, base.simulation.seed, root)
+    _run_all(cells, processes or cores(), progress)
+    entries: list[dict[str, Any]] = []
+    for cell in cells:
+        _merge(cell)
+        shown = {"settings": dict(cell.settings), "seeds": [f.simulation.seed for f in cell.files]}
+        entries.append({**shown, "path": str((cell.folder / "result.json").relative_to(root))})
+        entries += [
+            {
+                "settings": {**cell.settings, "simulation.seed": file.simulation.seed},
+                "path": str((cell.run_folder(file) / "result.json").relative_to(root)),
+            }
+            for file in cell.files
+        ]
+    write_atomically(root / "sweep.json", json.dumps(entries, indent=1) + "\n")
+    write_atomically(root / "table.txt", table(root) + "\n")
+    return root
+
+
+def table(root: Path) -> str:
+    """Return the sweep's table as plain text: one line a cell, the primary attack per speaker and its controls."""
+    heads = (
+        "settings",
+        "seeds",
+        "AUC per speaker",
+        "UAR per speaker",
+        "best blind AUC",
+        "over best blind",
+        "p",
+        "SER UAR",
+    )
+    rows: list[tuple[str, ...]] = [heads]
+    for entry in json.loads((root / "sweep.json").read_text(encoding="utf-8")):
+        if "seeds" not in entry:
+            continue
+        result = read_result(root / entry["path"])
+        mine = {c["metric"]: c for c in result["claims"] if c["primary"] and c["unit"] == "speaker"}
+        attack = mine["auc"]["attack"]
+        best = mine["auc_over_best_blind"]["conditions"]["best_blind"]
+        speakers = [c for c in result["controls"] if (c["unit"], c["metric"]) == ("speaker", "auc")]
+        blind = next((c for c in speakers if c["control"] == best), None)
+        p = {c["control"]: c["p_value"] for c in speakers if c["of"] == attack and c["p_value"] is not None}
+        utility = result["utility"]["uar"]
+        rows.append(
+            (
+                " ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in entry["settings"].items()) or "-",
+                str(len(entry["seeds"])),
+                _shown(mine["auc"]),
+                _shown(mine["uar"]),
+                f"{best} {_shown(blind)}" if blind else "chance 0.500",
+                _shown(mine["auc_over_best_blind"]),
+                f"{p['permuted-auxiliary-labels']:.3f}",
+                f"{p['permuted-private-labels']:.4f}",
+                "" if utility is None else f"{utility:.3f}",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _shown(claim: Mapping[str, Any]) -> str:
+    if claim["value"] is None:
+        return "unresolved"
+    if claim["low"] is None:
+        return f"{claim['value']:.3f}"
+    return f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
+
+
+# ------------------------------------------------------------------ the grid
+
+
+def _axis(text: str) -> list[dict[str, Any]]:
+    """Read ``a.b=v1,v2`` or ``a.b+c.d=v1+w1,v2+w2`` into one dict of settings a point."""
+    joined, separator, values = text.partition("=")
+    keys = [key.strip() for key in joined.split("+")]
+    if not separator or not all(keys) or not values.strip():
+        raise ConfigError(f"--vary {text!r} is not of the form section.key=value,value")
+    points = []
+    for point in _split(values, ","):
+        parts = _split(point, "+") if len(keys) > 1 else [point]
+        if len(parts) != len(keys):
+            raise ConfigError(f"--vary {text!r}: {point!r} has {len(parts)} value(s) for {len(keys)} keys")
+        points.append({key: parse_value(part) for key, part in zip(keys, parts, strict=True)})
+    return points
+
+
+def _split(text: str, separator: str) -> list[str]:
+    """Split outside of brackets and quotes."""
+    parts, depth, quote, current = [], 0, "", ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character in "[{":
+            depth += 1
+        elif character in "]}":
+            depth -= 1
+        if character == separator and not depth and not quote:
+            parts.append(current)
+            current = ""
+        else:
+            current += character
+    return [*parts, current]
+
+
+def _cells(
+    source: Any, fixed: Sequence[str], axes: Sequence[list[dict[str, Any]]], seeds: int, first: int, root: Path
+) -> list[Cell]:
+    cells = []
+    for combination in itertools.product(*axes):
+        chosen: dict[str, Any] = {k: v for point in combination for k, v in point.items()}
+        texts = [*fixed, *(f"{key}={_toml(value)}" for key, value in chosen.items())]
+        files = tuple(load(source, [*texts, f"simulation.seed={seed}"]) for seed in range(first, first + seeds))
+        name = "_".join(_safe(str(value)) for value in chosen.values()) or "all"
+        cells.append(Cell(chosen, files, root / name))
+    folders = [cell.folder for cell in cells]
+    if len(set(folders)) == len(folders):
+        return cells
+    return [replace(cell, folder=cell.folder.with_name(f"{n:03d}_{cell.folder.name}")) for n, cell in enumerate(cells)]
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")[:60] or "x"
+
+
+def _toml(value: Any) -> str:
+    """Write a value so that it reads back as the same."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value) if isinstance(value, str | bool) else str(value)
+
+
+# ------------------------------------------------------------------ runs
+
+
+def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None) -> None:
+    jobs = [(file, cell.run_folder(file)) for cell in cells for file in cell.files]
+    tell = progress or (lambda what, done, total: None)
+    tell("runs", 0, len(jobs))
+    if processes == 1 or len(jobs) == 1:
+        for number, (file, folder) in enumerate(jobs):
+            run_file(file, folder)
+            tell("runs", number + 1, len(jobs))
+        return
+    # The first run of each corpus fills the feature cache for the others: no work is done twice at the same time.
+    warmed: set[str] = set()
+    for file, _ in jobs:
+        _warm(file, tell, warmed)
+    with ProcessPoolExecutor(
+        min(processes, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
+    ) as pool:
+        futures = {pool.submit(_run_one, file.resolved(), str(folder)): folder for file, folder in jobs}
+        try:
+            for number, future in enumerate(as_completed(futures)):
+                try:
+                    future.result()
+                except UserError as error:
+                    raise UserError(f"{futures[future]}: {error}") from None
+                tell("runs", number + 1, len(jobs))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:
+    from fl_privacy.corpora import Corpus
+    from fl_privacy.features import extract
+    from fl_privacy.sims.partition import task_corpus
+
+    for choice in (file.private, *file.auxiliary):
+        key = json.dumps([file.features.name, choice.corpus, choice.root, choice.options, file.task.model_dump()])
+        if key not in warmed:
+            corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), file.task)
+            what = f"features of {choice.corpus}"
+            extract(corpus, file.features.name, progress=lambda done, total, what=what: tell(what, done, total))  # type: ignore[misc]
+            warmed.add(key)
+
+
+def _run_one(settings: dict[str, Any], folder: str) -> None:
+    run_file(SimulationFile.model_validate(settings), Path(folder))
+
+
+# ------------------------------------------------------------------ seeds
+
+
+def _merge(cell: Cell) -> None:
+    """Write a cell's merged result: each speaker's standardised scores averaged over the seeds."""
+    folders = [cell.run_folder(file) for file in cell.files]
+    results = [read_result(folder / "result.json") for folder in folders]
+    rows = [_read_scores(folder / "scores.csv") for folder in folders]
+    first = next(Claim.from_dict(c) for c in results[0]["claims"] if c["primary"])
+    confidence = cell.files[0].audit.confidence
+    positive, _ = _labels_of(results[0], rows[0])
+    merged = {name: standardise_runs([_audit(r[name], name, positive, confidence) for r in rows]) for name in rows[0]}
+    attacks = list(dict.fromkeys(claim["attack"] for claim in results[0]["claims"]))
+    permuted = {}
+    for name in attacks:
+        runs = [np.load(folder / "audit" / "permuted.npz", allow_pickle=False)[name] for folder in folders]
+        permuted[name] = np.array(
+            [
+                standardise_runs(
+                    [_audit(r[name], name, positive, confidence, run[k]) for r, run in zip(rows, runs, strict=True)]
+                ).speaker_scores()[1]
+                for k in range(len(runs[0]))
+            ]
+        )
+    evaluation = conclude(
+        {name: merged[name] for name in attacks},
+        {name: audit for name, audit in merged.items() if name not in attacks},
+        permuted,
+        seed=cell.files[0].simulation.seed,
+        **{
+            key: getattr(first, key)
+            for key in ("target", "algorithm", "attribute", "attacker", "defense", "protocol", "conditions")
+        },
+        seeds=tuple(file.simulation.seed for file in cell.files),
+    )
+    utilities = [result["utility"] for result in results]
+    scores = {key: [u[key] for u in utilities] for key in ("uar", "accuracy")}
+    save(
+        evaluation,
+        cell.folder,
+        simulation={**cell.files[0].resolved(), "merged_seeds": [f.simulation.seed for f in cell.files]},
+        threat_model=results[0]["threat_model"],
+        utility={
+            **{key: None if None in values else float(np.mean(values)) for key, values in scores.items()},
+            "by_seed": scores,
+            "task": utilities[0]["task"],
+            "chance_uar": utilities[0]["chance_uar"],
+        },
+        corpora=results[0]["corpora"],
+    )
+    write_report(cell.folder)
+
+
+def _read_scores(path: Path) -> dict[str, list[dict[str, str]]]:
+    """Read the speakers' rows of scores.csv by attack, sorted by speaker."""
+    found: dict[str, list[dict[str, str]]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            if row["unit"] == "speaker":
+                found.setdefault(row["attack"], []).append({key: row[key] for key in _IN_SCORES})
+    return found
+
+
+def _audit(rows: Sequence[Mapping[str, str]], name: str, positive: str, confidence: float, scores: Any = None) -> Audit:
+    own = [float(row["score"]) for row in rows]
+    return Audit(
+        own if scores is None else scores,
+        [row["label"] for row in rows],
+        [row["speaker"] for row in rows],
+        positive=positive,
+        confidence=confidence,
+        name=name,
+        decisions=[float(row["decision"]) for row in rows] if scores is None else scores,
+    )
+
+
+def _labels_of(result: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, str]]]) -> tuple[str, str]:
+    """Return the positive and the negative label of a run."""
+    labels = sorted({row["label"] for row in next(iter(rows.values()))})
+    positive = result["simulation"]["private"].get("positive", labels[-1])
+    return positive, next(label for label in labels if label != positive)

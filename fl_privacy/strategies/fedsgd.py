@@ -1,0 +1,117 @@
+"""Federated SGD: clients send the gradient of one batch, the server takes the step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from logging import INFO
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import FedAvg
+
+from fl_privacy.errors import UserError
+from fl_privacy.updates.protocol import KIND, NORM, RECORD
+
+_NORM_TOLERANCE = 1e-4
+
+
+class FedSGD(FedAvg):
+    """Federated SGD: ``theta <- theta - lr * sum_k (n_k / n) g_k`` (McMahan et al. 2017, section 2).
+
+    Parameters
+    ----------
+    learning_rate : float
+        The server's step size; clients that reply a step take it with this step size too.
+    reply : {"gradient", "step"}
+        What clients send. ``"gradient"``: the gradient g_k of one batch. ``"step"``: the weights ``theta - lr * g_k``,
+        whose weighted mean is the same step; needed under every Flower DP wrapper and client mod, since those clip
+        ``reply - theta``.
+    **fedavg
+        Settings of `flwr.serverapp.strategy.FedAvg`: sampling, weights, record keys.
+
+    Raises
+    ------
+    UserError
+        During aggregation, where the replies are not what `reply` says, or where something between client and
+        strategy (a DP wrapper or mod) has rewritten gradients as if they were weights.
+
+    Notes
+    -----
+    Clients are told in the train config: ``"reply"`` and ``"learning-rate"``. They answer with a ConfigRecord
+    ``"fl_privacy"`` that holds ``"kind"`` and, for gradients, ``"norm"``.
+    """
+
+    def __init__(
+        self, learning_rate: float = 0.1, *, reply: Literal["gradient", "step"] = "gradient", **fedavg: Any
+    ) -> None:
+        if not learning_rate > 0:
+            raise UserError(f"FedSGD: learning_rate must be positive, not {learning_rate}")
+        if reply not in ("gradient", "step"):
+            raise UserError(f"FedSGD: reply must be 'gradient' or 'step', not {reply!r}")
+        super().__init__(**fedavg)
+        self.learning_rate = learning_rate
+        self.reply = reply
+        self._arrays = ArrayRecord()
+
+    def summary(self) -> None:
+        """Log summary configuration of the strategy."""
+        log(INFO, "\t├──> FedSGD: learning rate %s, clients reply a %s", self.learning_rate, self.reply)
+        super().summary()
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Configure the next round of training; tells clients what to reply."""
+        self._arrays = arrays
+        config["reply"] = self.reply
+        config["learning-rate"] = self.learning_rate
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Average the replies and, where they are gradients, take the step."""
+        replies = list(replies)
+        for reply in replies:
+            if reply.has_content():
+                self._check(reply)
+        mean, metrics = super().aggregate_train(server_round, replies)
+        if mean is None or self.reply == "step":
+            return mean, metrics
+        stepped = {
+            name: Array(theta - (self.learning_rate * mean[name].numpy()).astype(theta.dtype))
+            for name, theta in ((name, array.numpy()) for name, array in self._arrays.items())
+        }
+        return ArrayRecord(stepped), metrics
+
+    def _check(self, reply: Message) -> None:
+        """Refuse a reply that is not what it should be: aggregated, it would wreck the model without a word."""
+        stamp = reply.content.config_records.get(RECORD)
+        node = reply.metadata.src_node_id
+        wanted = "gradient" if self.reply == "gradient" else "weights"
+        if stamp is None or stamp.get(KIND) != wanted:
+            raise UserError(
+                f"FedSGD(reply={self.reply!r}): node {node} did not say that it replies {wanted}; the ClientApp must "
+                f"honour the train config's 'reply' and add ConfigRecord({{'{KIND}': '{wanted}'}}) as {RECORD!r}"
+            )
+        if wanted == "gradient":
+            norm = gradient_norm(reply.content.array_records)
+            said = float(stamp.get(NORM, np.nan))  # type: ignore[arg-type]
+            if not abs(norm - said) <= _NORM_TOLERANCE * max(said, 1e-12):
+                raise UserError(
+                    f"FedSGD: node {node} sent a gradient of norm {said:.6g} but {norm:.6g} arrived: a DP wrapper or "
+                    "client mod treats it as weights. Use FedSGD(reply='step') with Flower's DP wrappers and mods."
+                )
+
+
+def gradient_norm(records: Any) -> float:
+    """Return the Euclidean norm of all arrays of all array records of a message's content."""
+    squares = (
+        float(np.square(array.numpy(), dtype=np.float64).sum())
+        for record in records.values()
+        for array in record.values()
+    )
+    return float(np.sqrt(sum(squares)))

@@ -1,0 +1,83 @@
+"""One client's local steps: the gradient of a batch (FedSGD) and epochs of Adam (FedAvg).
+
+Settings as in Feng et al. (arXiv 2112.13416, public code). Order of examples and dropout come from torch's global
+generator, which the caller seeds; so the same code serves a Flower client and a shadow-training loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+GradientHook = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+"""Takes and returns the gradient of a batch by parameter name."""
+
+
+def batch_gradient(
+    model: nn.Module, features: Tensor, labels: Tensor, batch_size: int, hook: GradientHook | None = None
+) -> tuple[dict[str, Tensor], int]:
+    """Return the gradient of the mean cross-entropy of one random batch, dropout on.
+
+    Parameters
+    ----------
+    model : Module
+        Left as it is, but for its gradients.
+    features : Tensor, (n, d)
+    labels : Tensor, (n,)
+        Class numbers.
+    batch_size : int
+        At most this many examples, drawn without replacement.
+    hook : callable, optional
+        What a defense does to the gradient.
+
+    Returns
+    -------
+    tuple of (dict of Tensor, int)
+        Gradient by parameter name, and the number of examples in the batch.
+    """
+    batch = torch.randperm(len(features))[:batch_size]
+    return _gradient(model, features[batch], labels[batch], hook), len(batch)
+
+
+def train_epochs(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    epochs: int = 1,
+    hook: GradientHook | None = None,
+) -> None:
+    """Train in place with a fresh Adam (betas .9 and .98, eps 1e-9, L2 1e-4).
+
+    Parameters are as for `batch_gradient`; the last batch of an epoch may be smaller.
+    """
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=1e-4, foreach=False
+    )
+    parameters = dict(model.named_parameters())
+    for _ in range(epochs):
+        for batch in torch.split(torch.randperm(len(features)), batch_size):
+            for name, gradient in _gradient(model, features[batch], labels[batch], hook).items():
+                parameters[name].grad = gradient
+            optimiser.step()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, features: Tensor) -> Tensor:
+    """Return the most likely class of each example, dropout off."""
+    model.eval()
+    predicted: Tensor = model(features).argmax(dim=1)
+    return predicted
+
+
+def _gradient(model: nn.Module, features: Tensor, labels: Tensor, hook: GradientHook | None) -> dict[str, Tensor]:
+    model.train()
+    loss = functional.cross_entropy(model(features), labels)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    return hook(gradient) if hook else gradient

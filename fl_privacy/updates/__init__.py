@@ -1,0 +1,18 @@
+"""What the attacker sees of a federation: the update record, its store on disk, and the labels beside it."""
+
+from fl_privacy.updates.labels import Labels, LabelsError
+from fl_privacy.updates.layers import Layer, find_layers, resolve_layers
+from fl_privacy.updates.record import ThreatModel, Update
+from fl_privacy.updates.store import StoreError, UpdateStore
+
+__all__ = [
+    "Labels",
+    "LabelsError",
+    "Layer",
+    "StoreError",
+    "ThreatModel",
+    "Update",
+    "UpdateStore",
+    "find_layers",
+    "resolve_layers",
+]

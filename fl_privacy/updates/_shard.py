@@ -1,0 +1,116 @@
+"""Safetensors files written straight from the arrays' memory, and read by mapping.
+
+The library's own writer first copies every array into a bytes object while it holds the interpreter's lock, which a
+federation in the same process would feel. The format is a length, a JSON header and the arrays' bytes; what is written
+here is read back by the library (here and in the tests).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.errors import UserError
+
+_NAMES = {
+    "f2": "F16",
+    "f4": "F32",
+    "f8": "F64",
+    "i1": "I8",
+    "i2": "I16",
+    "i4": "I32",
+    "i8": "I64",
+    "u1": "U8",
+    "b1": "BOOL",
+}
+
+
+def write(path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = None) -> None:
+    """Write arrays to a safetensors file under a temporary name, then rename it.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    tensors : Mapping[str, ndarray]
+        What to write; names are sorted, so that equal content gives equal bytes.
+    halved : str, optional
+        Arrays whose name starts so are written as bfloat16, rounded to nearest even.
+    """
+    header: dict[str, Any] = {}
+    buffers = []
+    offset = 0
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        if halved is not None and name.startswith(halved):
+            dtype, array = "BF16", _bfloat16(array)
+        else:
+            dtype = _NAMES[array.dtype.newbyteorder("=").str[1:]]
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+        buffers.append(array)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb", buffering=0) as file:
+        _write_all(file, len(text).to_bytes(8, "little") + text)
+        for array in buffers:
+            _write_all(file, array.reshape(-1).data.cast("B"))
+    os.replace(temporary, path)
+
+
+def _write_all(file: Any, data: Any) -> None:
+    view = memoryview(data)
+    while len(view):
+        view = view[file.write(view) :]
+
+
+def _bfloat16(array: NDArray[np.float32]) -> NDArray[np.uint16]:
+    bits = np.asarray(array, dtype=np.float32).view(np.uint32)
+    rounded = ((bits + (0x7FFF + ((bits >> 16) & 1)).astype(np.uint32)) >> 16).astype(np.uint16)
+    # Rounding must not turn a NaN into an infinity.
+    return np.where(np.isnan(array), np.uint16(0x7FC0), rounded)
+
+
+class Shard:
+    """A safetensors file, mapped when first read.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of its arrays."""
+        return list(self._open().keys())
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        """Return an array as float32: a view of the mapped file unless it is stored as something else."""
+        array: NDArray[np.float32] = self._open().get_tensor(name).float().numpy()
+        return array
+
+    def _open(self) -> Any:
+        if self._file is None:
+            from safetensors import safe_open
+
+            try:
+                self._file = safe_open(self.path, framework="pt")
+            except Exception as error:  # the library raises several kinds, all of which mean: not readable
+                raise UserError(f"{self.path} cannot be read: {error}") from error
+        return self._file

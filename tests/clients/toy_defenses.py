@@ -1,0 +1,53 @@
+"""Defenses that leave a trace of where they were called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fl_privacy.defenses import Defense
+
+
+class Affine(Defense):
+    """gradient -> a * gradient + b, update -> a * update + b: two of them do not commute."""
+
+    def __init__(self, a: float, b: float) -> None:
+        self.a, self.b = a, b
+
+    def gradient(self, gradient: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        return {name: self.a * g + self.b for name, g in gradient.items()}
+
+    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return {name: self.a * u + self.b for name, u in update.items()}
+
+
+class Noise(Defense):
+    """The most natural noise: what a numpy generator gives, in double precision."""
+
+    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return {name: u + rng.normal(0.0, 1e-3, u.shape) for name, u in update.items()}
+
+
+class FreezeLast(Defense):
+    def model(self, model: nn.Module) -> nn.Module:
+        model.fc3.requires_grad_(False)
+        return model
+
+
+class Poison(Defense):
+    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        return {name: u * np.nan for name, u in update.items()}
+
+
+class Counter(Defense):
+    """Keeps state: the first update that it sees passes, later ones are zeroed."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        self.seen += 1
+        return update if self.seen == 1 else {name: 0 * u for name, u in update.items()}

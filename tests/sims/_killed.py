@@ -1,0 +1,83 @@
+"""Run as a script: kill a run at random moments, run it again, and compare the end with an undisturbed run's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+# Imported before the fork, so that a child's time is its work.
+import sklearn.linear_model  # noqa: F401
+import torchaudio  # noqa: F401
+
+from fl_privacy.clients import ser  # noqa: F401
+from fl_privacy.features import functionals  # noqa: F401
+from fl_privacy.report import run as report_run  # noqa: F401
+from fl_privacy.sims import ser_server  # noqa: F401
+from fl_privacy.sims.run import run
+
+SETTINGS = {
+    "simulation": {"kind": "federated-ser", "seed": 3},
+    "private": {"corpus": "synthetic", "options": {"speakers": 10, "utterances": 4, "seed": 1}},
+    "auxiliary": [{"corpus": "synthetic", "options": {"speakers": 8, "utterances": 4, "seed": 2}}],
+    "federation": {"rounds": 6, "folds": 2, "clients_per_round": 3},
+    "attack": [{"name": "input-reconstruction"}, {"name": "raw-linear"}],
+    "audit": {"permutations": 4},
+}
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    """Hash what a run leaves: result, scores, report and every file of its stores."""
+    files = [folder / name for name in ("result.json", "scores.csv", "report.html")]
+    files += sorted(folder.glob("*/updates/*"))
+    return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+
+
+def child(folder: Path, cache: Path, kill_after: float | None) -> bool:
+    """Run in a forked process, killing it after some seconds; say whether it came to its end."""
+    pid = os.fork()
+    if pid == 0:
+        os.environ["FL_PRIVACY_CACHE"] = str(cache)
+        try:
+            run(SETTINGS, out=folder)
+            os._exit(0)
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            os._exit(1)
+    if kill_after is not None:
+        time.sleep(kill_after)
+        os.kill(pid, signal.SIGKILL)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
+        raise SystemExit("a run failed")
+    return os.WIFEXITED(status)
+
+
+def main(place: Path, kills: int) -> None:
+    """Print {"differs": [...], "killed": ..., "stages": ...}."""
+    start = time.perf_counter()
+    child(place / "whole", place / "cache", None)
+    seconds = time.perf_counter() - start
+    wanted = fingerprint(place / "whole")
+    rng = random.Random(0)
+    differs, killed, seen = [], 0, set()
+    for number in range(kills):
+        folder, cache = place / f"run-{number}", place / f"cache-{number}"
+        # Spread over the run, jittered: every stage is hit.
+        finished = child(folder, cache, seconds * (number + rng.random()) / kills)
+        killed += not finished
+        done = folder / ".done"
+        seen.add(len(list(done.iterdir())) if done.exists() else 0)
+        child(folder, cache, None)
+        if fingerprint(folder) != wanted:
+            differs.append(number)
+    print(json.dumps({"differs": differs, "killed": killed, "stages": len(seen), "seconds": seconds}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

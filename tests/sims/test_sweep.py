@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from fl_privacy.config import ConfigError
+from fl_privacy.sims.sweep import sweep, table
+from tests.sims.test_run import SMALL
+
+FAST = {**SMALL, "federation": {"rounds": 5, "clients_per_round": 4}, "audit": {"permutations": 3}}
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FL_PRIVACY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        return sweep(
+            FAST,
+            ["federation.algorithm=fedsgd,fedavg"],
+            seeds=2,
+            out=tmp_path_factory.mktemp("sweeps") / "s",
+            processes=1,
+        )
+
+
+def speakers(folder: Path, attack: str) -> dict[str, tuple[str, float]]:
+    with (folder / "scores.csv").open() as file:
+        rows = [r for r in csv.DictReader(file) if r["attack"] == attack and r["unit"] == "speaker"]
+    return {r["speaker"]: (r["label"], float(r["score"])) for r in rows}
+
+
+def test_every_cell_and_seed_is_listed_with_its_result(swept: Path) -> None:
+    entries = json.loads((swept / "sweep.json").read_text())
+    assert len(entries) == 2 * (1 + 2)
+    assert all((swept / e["path"]).is_file() for e in entries)
+    seeds = [e["settings"]["simulation.seed"] for e in entries if "seeds" not in e]
+    assert seeds == [1, 2, 1, 2]
+    assert {e["settings"]["federation.algorithm"] for e in entries} == {"fedsgd", "fedavg"}
+
+
+def test_seeds_are_merged_by_speaker_as_documented(swept: Path) -> None:
+    """The merged scores, recomputed by hand: z-score within each run, mean over the runs a speaker took part in."""
+    cell = swept / "fedsgd"
+    runs = [speakers(cell / f"seed-{seed}", "input-reconstruction") for seed in (1, 2)]
+    by_hand: dict[str, list[float]] = {}
+    for run in runs:
+        values = np.array([score for _, score in run.values()])
+        for name, (_, score) in run.items():
+            by_hand.setdefault(name, []).append((score - values.mean()) / values.std())
+    merged = speakers(cell, "input-reconstruction")
+    assert set(merged) == set(by_hand)
+    assert len(merged) > len(runs[0])  # other folds, other speakers
+    for name, (_, score) in merged.items():
+        assert score == pytest.approx(np.mean(by_hand[name]))
+    claim = next(
+        c
+        for c in json.loads((cell / "result.json").read_text())["claims"]
+        if c["primary"] and c["unit"] == "speaker" and c["metric"] == "auc"
+    )
+    truth = [label == "male" for label, _ in merged.values()]
+    assert claim["value"] == pytest.approx(roc_auc_score(truth, [score for _, score in merged.values()]))
+    assert claim["seeds"] == [1, 2]
+
+
+def test_the_table_has_a_line_a_cell_and_a_report_stands_in_each(swept: Path) -> None:
+    lines = table(swept).splitlines()
+    assert len(lines) == 1 + 2
+    assert "algorithm=fedsgd" in lines[1]
+    assert (swept / "fedavg" / "report.html").is_file()
+
+
+def test_a_finished_sweep_does_nothing_again(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fl_privacy.sims.federated_ser as recipe
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("a federation was run again")
+
+    monkeypatch.setattr(recipe, "run_simulation", refuse)
+    before = (swept / "sweep.json").read_text()
+    sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=swept, processes=1)
+    assert (swept / "sweep.json").read_text() == before
+
+
+def test_processes_give_the_same_results(swept: Path, tmp_path: Path) -> None:
+    again = sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s", processes=2)
+    for path in ("fedsgd/result.json", "fedavg/seed-2/result.json", "fedavg/scores.csv"):
+        assert (again / path).read_bytes() == (swept / path).read_bytes()
+
+
+def test_stores_are_not_kept_unless_asked_for(swept: Path) -> None:
+    assert not list(swept.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("vary", "message"),
+    [
+        ("federation.rounds", "not of the form"),
+        ("a.b+c.d=1,2", "1 value.* for 2 keys"),
+        ("federation.algorithm=fedsdg", "federation.algorithm"),
+        ("federation.nope=1", r"federation\.nope: unknown key"),
+    ],
+)
+def test_a_wrong_axis_is_refused_before_anything_runs(vary: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep(FAST, [vary], out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_joined_keys_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fl_privacy.sims.sweep as module
+
+    cells: list[Any] = []
+    monkeypatch.setattr(module, "_run_all", lambda c, *_: cells.extend(c))
+    monkeypatch.setattr(module, "_merge", lambda cell: None)
+    monkeypatch.setattr(module, "table", lambda root: "")
+    (tmp_path / "s").mkdir()
+    sweep(
+        "federated-ser-ravdess",
+        ["private.corpus+auxiliary.0.corpus=ravdess+emodb,emodb+ravdess", "features.normalise=global,speaker"],
+        out=tmp_path / "s",
+    )
+    assert [(c.files[0].private.corpus, c.files[0].auxiliary[0].corpus) for c in cells] == [
+        ("ravdess", "emodb"),
+        ("ravdess", "emodb"),
+        ("emodb", "ravdess"),
+        ("emodb", "ravdess"),
+    ]
+    assert len({c.folder for c in cells}) == 4

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fl_privacy import cli
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["fl-privacy", *arguments])
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    return 0
+
+
+def test_run_prints_a_table_and_the_folder_last(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FL_PRIVACY_CACHE", str(tmp_path / "cache"))
+    small = [
+        "federation.rounds=4",
+        "audit.permutations=3",
+        "private.options.speakers=10",
+        "private.options.utterances=4",
+    ]
+    small += ["auxiliary.0.options.speakers=8", "auxiliary.0.options.utterances=4"]
+    sets = [word for setting in small for word in ("--set", setting)]
+    assert call(monkeypatch, "run", "federated-ser", *sets, "--out", str(tmp_path / "run"), "--quiet") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(tmp_path / "run")
+    assert lines[0].startswith("The attacker is the server")
+    assert any(line.startswith("input-reconstruction") for line in lines)
+    assert any(line.startswith("SER on held-out speakers") for line in lines)
+    for name in ("result.json", "scores.csv", "report.html", "log.txt"):
+        assert (tmp_path / "run" / name).is_file()
+
+    # The captured stores serve the attack command.
+    victim, shadow = tmp_path / "run" / "victim", tmp_path / "run" / "shadow-0"
+    arguments = ["attack", str(victim / "updates"), "--shadow", str(shadow / "updates")]
+    arguments += ["--labels", str(victim / "labels.csv"), "--shadow-labels", str(shadow / "labels.csv")]
+    arguments += ["--attribute", "gender", "--permutations", "3"]
+    assert call(monkeypatch, *arguments, "--out", str(tmp_path / "audit")) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "audit")
+    assert (tmp_path / "audit" / "report.html").is_file()
+    assert call(monkeypatch, *arguments[:-3], "shoe_size") == 2
+    assert "shoe_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "nope"], "no file and no preset 'nope'; presets: federated-ser"),
+        (["run", "federated-ser", "--set", "federation.roundz=3"], "federation.roundz: unknown key"),
+        (["run", "federated-ser", "--set", "federation.rounds=-3"], "federation.rounds: "),
+        (["run", "federated-ser", "--set", "private.corpus=timit"], "timit"),
+        (["run", "federated-ser", "--set", 'attack=[{name="nope"}]'], "no attack 'nope'|attack 'nope'"),
+        (["run", "federated-ser", "--set", 'attack=[{name="raw-linear", layer="x"}]'], "raw-linear.*layer"),
+        (["run", "federated-ser", "--set", 'defense=[{name="dp"}]'], "defense 'dp'"),
+        (["corpus", "ravdess", "/nowhere"], "/nowhere"),
+        (["sweep", "federated-ser", "--vary", "x"], "not of the form"),
+        (
+            [
+                "attack",
+                "/nowhere",
+                "--shadow",
+                "/nowhere",
+                "--labels",
+                "/l",
+                "--shadow-labels",
+                "/l",
+                "--attribute",
+                "g",
+            ],
+            "/",
+        ),
+    ],
+)
+def test_a_mistake_is_one_message_and_status_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FL_PRIVACY_DATA", raising=False)
+    assert call(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fl-privacy: ")
+    assert re.search(message, error)
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) <= 2
+
+
+def test_presets_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "presets") == 0
+    assert "federated-ser " in capsys.readouterr().out
+
+
+def test_corpus_shows_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "corpus", "synthetic") == 0
+    out = capsys.readouterr().out
+    assert "40 (20 female, 20 male)" in out
+    assert "left out" in out
+
+
+def test_import_is_light() -> None:
+    """`import fl_privacy` and the command's help load none of the heavy libraries."""
+    code = "import sys, fl_privacy.cli; print([m for m in ('torch', 'flwr', 'ray', 'matplotlib', 'sklearn') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_is_there() -> None:
+    import fl_privacy
+
+    assert set(fl_privacy.__all__) <= set(dir(fl_privacy))
+    assert all(getattr(fl_privacy, name) is not None for name in fl_privacy.__all__)
+    with pytest.raises(AttributeError, match="nothing"):
+        fl_privacy.nothing  # noqa: B018
