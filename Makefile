@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Further arguments for `make demo`, e.g. ARGS="--out runs/demo".
+ARGS ?=
 # One thread a process: contended threads are many times slower at these sizes.
 export OMP_NUM_THREADS := 1
 export FLWR_TELEMETRY_ENABLED := 0
@@ -19,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/fl-privacy run federated-ser
+	$(BIN)/fl-privacy run federated-ser $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

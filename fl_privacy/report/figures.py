@@ -209,6 +209,7 @@ def over_rounds(
         if chance is not None:
             axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"UAR by guessing ({chance:.3g})")
         axes.set_ylim(0.0, 1.0)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel("round")
         axes.set_ylabel("fraction")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)

@@ -70,7 +70,7 @@ def drawing(width: float, height: float, name: str) -> Iterator[tuple[Any, list[
         figure = Figure(figsize=(width, height))
         yield figure, drawn
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+        figure.savefig(text, format="svg")
         drawn.append(text.getvalue())
 
 

@@ -186,8 +186,10 @@ def _against_permutations(permuted: list[Control], alpha: float) -> tuple[bool |
             f"{as_good:,} of {control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
             f"(the smallest possible is {p_value(control.smallest_p_value)})."
         )
-    if any((c.smallest_p_value or 1.0) > alpha for c in told):
-        sentences.append(f"So few permutations cannot give a p-value as small as {p_value(alpha)}.")
+    # The tolerance is for a p of exactly alpha, such as 0.1 against 1 - 0.9.
+    limit = alpha + 1e-9
+    few = [c.n_permutations for c in told if (c.smallest_p_value or 1.0) > limit]
+    if few:
+        sentences.append(f"{few[0]} permutations cannot give a p-value as small as {p_value(alpha)}.")
         return None, sentences
-    # The tolerance is for a p of exactly alpha, such as 0.05 against 1 - 0.95.
-    return all(c.p_value is not None and c.p_value <= alpha + 1e-9 for c in told), sentences
+    return all(c.p_value is not None and c.p_value <= limit for c in told), sentences

@@ -321,7 +321,8 @@ def _merge(cell: Cell) -> None:
     save(
         evaluation,
         cell.folder,
-        simulation={**cell.files[0].resolved(), "merged_seeds": [f.simulation.seed for f in cell.files]},
+        simulation=cell.files[0].resolved(),
+        merged_seeds=[file.simulation.seed for file in cell.files],
         threat_model=results[0]["threat_model"],
         utility={
             **{key: None if None in values else float(np.mean(values)) for key, values in scores.items()},

@@ -106,7 +106,7 @@ def test_the_same_input_gives_the_same_bytes_also_in_another_process(make, tmp_p
     (tmp_path / "result.json").write_text(json.dumps(run.result))
     (tmp_path / "scores.csv").write_text(run.text)
     code = (
-        "import sys, pathlib; import matplotlib as m; m.rcParams['axes.linewidth'] = 5; m.rcParams['font.size'] = 20;"
+        "import sys, pathlib; import matplotlib as m; m.rcParams['xtick.major.size'] = 9; m.rcParams['font.size'] = 20;"
         "from fl_privacy.report import write_report; write_report(pathlib.Path(sys.argv[1]));"
         "assert m.rcParams['font.size'] == 20; assert 'matplotlib.pyplot' not in sys.modules"
     )
@@ -137,6 +137,11 @@ def test_what_comes_from_users_files_is_shown_and_never_obeyed(make):
     assert "script" not in {tag for tag, _ in page.tags}
     assert "\x07" not in text
     assert page.text.count("<script>alert('1')</script>&amp;{{ 7*7 }}$x^2$\ufffd]]>") > 10
+
+
+def test_a_name_in_a_figure_is_text_and_no_formula(make):
+    run = make(attacks=("$x^2$", "weak"))
+    assert "$x^2$ (AUC" in render(run.result, run.rows)
 
 
 @pytest.mark.parametrize("name", ["\ud800", "声の持ち主", "\u202eabc", "a" * 500, " "])

@@ -52,6 +52,7 @@ def run_of(
         ({"p": None}, words.UNRESOLVED),
         ({"p": 0.1, "permutations": 9}, words.UNRESOLVED),
         ({"p": 0.04, "confidence": 0.99}, words.UNRESOLVED),
+        ({"p": 0.1, "permutations": 9, "confidence": 0.9}, words.SHOWN),
         ({"p": 0.005, "permutations": 999, "confidence": 0.99}, words.SHOWN),
     ],
 )

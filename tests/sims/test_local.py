@@ -288,9 +288,11 @@ def test_a_clients_draws_depend_on_its_number_and_turn_not_on_the_order(served):
 
 def test_apps_by_reference(tmp_path, monkeypatch):
     (tmp_path / "some_flower_app.py").write_text(
-        "from flwr.app import MetricRecord\nfrom flwr.clientapp import ClientApp\nfrom flwr.serverapp import ServerApp\n"
+        "from flwr.app import MetricRecord\nfrom flwr.clientapp import ClientApp\n"
+        "from flwr.serverapp import ServerApp\n"
         "client, app = ClientApp(), ServerApp()\n"
-        "@app.main()\ndef main(grid, context):\n    context.state['n'] = MetricRecord({'n': len(list(grid.get_node_ids()))})\n"
+        "@app.main()\ndef main(grid, context):\n"
+        "    context.state['n'] = MetricRecord({'n': len(list(grid.get_node_ids()))})\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     context = run_simulation("some_flower_app:app", "some_flower_app:client", 4)
@@ -346,4 +348,4 @@ def test_legacy_clients_and_servers_run(recwarn):
     from flwr.common import parameters_to_ndarrays
 
     assert sorted(fitted) == [0, 0, 1, 1, 2, 2]
-    assert parameters_to_ndarrays(final[-1])[0].tolist() == [2.0, 2.0]
+    np.testing.assert_allclose(parameters_to_ndarrays(final[-1])[0], [2.0, 2.0])

@@ -263,3 +263,21 @@ def test_the_weight_is_read_under_the_strategys_own_key(tmp_path):
 
     run(lambda: CaptureUpdates(flower.FedAvg(**ALL, weighted_by_key="frames"), UpdateStore(tmp_path / "s")), app, 1)
     assert [u.num_examples for u in UpdateStore(tmp_path / "s").updates()] == [30, 31, 32, 33, 34]
+
+
+def test_a_strategy_with_a_start_of_its_own_is_not_passed_over_in_silence(tmp_path, caplog):
+    """Flower's advanced examples override `start` to log and save."""
+    started = []
+
+    class Own(flower.FedAvg):
+        def start(self, *args, **kwargs):
+            started.append(True)
+            return super().start(*args, **kwargs)
+
+    caplog.set_level(logging.WARNING)
+    logging.getLogger("flwr").addHandler(caplog.handler)
+    try:
+        run(lambda: CaptureUpdates(Own(**ALL), UpdateStore(tmp_path / "s")), weights_app()[0], 1)
+    finally:
+        logging.getLogger("flwr").removeHandler(caplog.handler)
+    assert started or "start" in caplog.text

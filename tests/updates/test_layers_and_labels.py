@@ -89,7 +89,7 @@ def test_layers_by_place_or_name(wanted, names):
 def test_an_unknown_layer_names_the_known_ones():
     with pytest.raises(UserError, match=r"no layer 'fc9'.*fc1, fc2"):
         resolve_layers(SHAPES, ["fc9"])
-    with pytest.raises(UserError, match="no dense layer among the arrays conv.weight"):
+    with pytest.raises(UserError, match=r"no dense layer among the arrays conv\.weight"):
         resolve_layers({"conv.weight": (4, 1, 3, 3)}, ["first"])
 
 
@@ -150,5 +150,5 @@ def test_missing_label_files_columns_and_values_are_named(tmp_path):
     labels = Labels({"0": {"speaker": "a", "gender": "f"}, "1": {"speaker": "b", "gender": ""}})
     with pytest.raises(LabelsError, match="no column 'age'; it has: speaker, gender"):
         labels.of(["0"], "age")
-    with pytest.raises(LabelsError, match="2 client.*1, 9"):
+    with pytest.raises(LabelsError, match=r"2 client.*1, 9"):
         labels.of(["0", "1", "9"], "gender")

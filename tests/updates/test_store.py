@@ -153,7 +153,7 @@ def test_refuses_a_folder_whose_first_round_never_came(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="cannot write to .*file"):
+    with pytest.raises(StoreError, match=r"cannot write to .*file"):
         UpdateStore(tmp_path / "file" / "store").begin(ThreatModel())
 
 
@@ -176,9 +176,13 @@ def test_a_failing_disk_is_reported_as_such(tmp_path):
 def test_an_error_of_the_writer_is_raised_by_a_later_append(tmp_path):
     store = UpdateStore(tmp_path / "s", arrays=["nope"])
     store.begin(ThreatModel())
-    with pytest.raises(StoreError, match=r"nope.*fc1\.weight"):
+
+    def go_on() -> None:
         for number in range(1, 6):
             store.append(number, [model()], [Reply("0", 0, model(1), "delta")])
+
+    with pytest.raises(StoreError, match=r"nope.*fc1\.weight"):
+        go_on()
 
 
 @pytest.mark.parametrize(
@@ -212,7 +216,7 @@ def test_keeps_only_the_chosen_layers(tmp_path):
     assert list(update.arrays) == list(store.shapes)
     with pytest.raises(KeyError):
         update.arrays["fc2.weight"]
-    assert list(store.sent(1, "0")) and set(store.sent(1, "0")) == set(model())
+    assert set(store.sent(1, "0")) == set(model())
 
 
 def test_without_sent_models_they_are_refused(tmp_path):
@@ -397,3 +401,21 @@ def test_models_in_double_precision_are_subtracted_in_double_precision(tmp_path)
     store.append(1, [sent], [Reply("0", 0, back, "delta")])
     store.close()
     np.testing.assert_allclose(UpdateStore(tmp_path / "s").updates()[0].arrays["b"], [1e-9, 2e-10], rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("other", [np.int64, np.float64, np.float16, np.bool_, np.uint8, np.uint32])
+def test_models_of_mixed_types_are_read_back(tmp_path, dtype, other):
+    """Odd sizes put a wider type at an offset that is no multiple of its width."""
+    sent = {"a": np.array([1, 0, 1], other), "b": np.ones(3, np.float32), "c": np.array([0, 1, 1], other)}
+    sent["d"] = np.arange(3, dtype=np.float32)
+    back = {name: (array + array).astype(array.dtype) for name, array in sent.items()}
+    store = UpdateStore(tmp_path / "s", dtype=dtype)
+    store.begin(ThreatModel())
+    store.append(1, [sent], [Reply("0", 0, back, "delta")])
+    store.close()
+    read = UpdateStore(tmp_path / "s")
+    (update,) = read.updates()
+    for name, array in sent.items():
+        np.testing.assert_array_equal(read.sent(1, "0")[name], array.astype(np.float32))
+        np.testing.assert_array_equal(update.arrays[name], back[name].astype(np.float32) - array.astype(np.float32))

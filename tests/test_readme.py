@@ -1,0 +1,205 @@
+"""Every code block of the README, run: as it stands, but smaller where a line names a long run."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fl_privacy import cli, config
+from fl_privacy.corpora import Corpus, write
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+SMALLER = "--set federation.rounds=3 --set audit.permutations=2 --quiet"
+
+TASK = """
+from collections import OrderedDict
+import numpy as np, torch
+from torch import nn
+
+def make_model():
+    return nn.Sequential(OrderedDict(fc1=nn.Linear(12, 8), relu=nn.ReLU(), fc2=nn.Linear(8, 2)))
+
+def data(people, partition):
+    rng = np.random.default_rng([len(people), partition])
+    sex = rng_sex(people, partition)
+    x = rng.normal(size=(16, 12)) + 1.5 * sex * (np.arange(12) < 3)
+    return torch.tensor(x, dtype=torch.float32), torch.tensor(rng.integers(0, 2, 16))
+
+def rng_sex(people, partition):
+    return int(np.random.default_rng([7, len(people), partition]).integers(0, 2))
+"""
+CLIENT = """
+import torch
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from my_app.task import data, make_model
+
+app = ClientApp()
+
+@app.train()
+def train(message, context):
+    model = make_model()
+    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    x, y = data(context.run_config["people"], context.node_config["partition-id"])
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimiser.step()
+    content = {"arrays": ArrayRecord(model.state_dict()), "metrics": MetricRecord({"num-examples": len(x)})}
+    return Message(RecordDict(content), reply_to=message)
+"""
+
+
+def blocks(language: str) -> list[str]:
+    found = [text for kind, text in BLOCKS if kind == language]
+
+    return found
+
+
+def command(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", shlex.split(line))
+    cli.app(standalone_mode=False)
+
+
+def lines(start: str) -> list[str]:
+    return [line for text in blocks("bash") for line in text.splitlines() if line.startswith(start)]
+
+
+def test_corpus_and_run_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FL_PRIVACY_CACHE", str(tmp_path / "cache"))
+    write(Corpus.load("synthetic", speakers=10, utterances=4, seed=5), Path("path/to/voices"))
+    shown, ran = lines("fl-privacy corpus"), lines("fl-privacy run")
+    assert shown
+    assert ran
+    for line in shown:
+        command(line, monkeypatch)
+        assert "10 (5 female, 5 male)" in capsys.readouterr().out
+    for line in ran:
+        fewer = "--set auxiliary.0.options.speakers=8 --set auxiliary.0.options.utterances=4"
+        command(f"{line} {SMALLER} {fewer}", monkeypatch)
+        assert capsys.readouterr().out.splitlines()[-1] == "runs/mine"
+
+
+def test_simulation_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in blocks("toml"):
+        file = config.load(tomllib.loads(text))
+        assert file.private.corpus == "ravdess"
+        (tmp_path / "mine.toml").write_text(text)
+        assert config.load(tmp_path / "mine.toml") == file
+
+
+@pytest.mark.data
+@pytest.mark.skipif("FL_PRIVACY_DATA" not in os.environ, reason="needs RAVDESS and EmoDB under FL_PRIVACY_DATA")
+def test_real_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    data = Path(os.environ["FL_PRIVACY_DATA"]).resolve()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FL_PRIVACY_DATA", str(data))
+    (text,) = blocks("toml")
+    Path("mine.toml").write_text(text)
+    command(f"fl-privacy run mine.toml {SMALLER}", monkeypatch)
+    for line in lines("fl-privacy sweep"):
+        capsys.readouterr()
+        command(
+            f"{line} {SMALLER} --seeds 1 --processes 1 --set attack='[{{name=\"input-reconstruction\"}}]'", monkeypatch
+        )
+        table = capsys.readouterr().out.splitlines()
+        assert len(table) == 1 + 8 + 1
+        assert table[-1] == "runs/real-speech"
+
+
+def test_an_app_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_app").mkdir()
+    (tmp_path / "my_app" / "task.py").write_text(TASK)
+    (tmp_path / "my_app" / "client_app.py").write_text(CLIENT)
+    scope: dict[str, Any] = {}
+    for text in blocks("python"):
+        if text.startswith("# my_app/"):
+            (tmp_path / text.split()[1]).write_text(text)
+            from importlib import import_module
+
+            sexes = import_module("my_app.task").rng_sex
+            for name, clients in [("victim", 24), ("shadow", 30)]:
+                rows = [f"{i},{'fm'[sexes(name, i)]}" for i in range(clients)]
+                (tmp_path / f"{name}.csv").write_text("\n".join(["client,gender", *rows]))
+        else:
+            exec(compile(text, "README.md", "exec"), scope)
+    assert scope["audit"].auc().value > 0.7  # the app's data has the sex in it
+    assert 0 < scope["estimate"].low < scope["estimate"].value
+    for line in lines("fl-privacy attack"):
+        capsys.readouterr()
+        command(line, monkeypatch)
+        assert "InputReconstruction" in scope["audit"].table()
+        assert capsys.readouterr().out.splitlines()[-1] == "runs/attacked"
+    # The attack of one's own does what the README says of it.
+    import fl_privacy as flp
+
+    sides = [flp.UpdateStore(f"runs/{name}") for name in ("victim", "shadow")]
+    mine = flp.evaluate(
+        [scope["LayerNorms"]()],
+        sides[0],
+        shadow=sides[1],
+        labels="victim.csv",
+        shadow_labels="shadow.csv",
+        attribute="gender",
+        permutations=3,
+    )
+    assert mine.auc().value is not None
+
+
+def test_make_demo_shows_the_leak_above_every_control(tmp_path: Path) -> None:
+    assert "make demo" in lines("make")
+    if not (ROOT / ".venv" / ".installed").exists() or shutil.which("make") is None:
+        pytest.skip("the tests run in another environment than make's")
+    done = subprocess.run(
+        ["make", "demo", f"ARGS=--quiet --out {tmp_path / 'demo'}"],
+        cwd=ROOT,
+        env={**os.environ, "FL_PRIVACY_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = done.stdout.splitlines()
+    assert printed[-1] == str(tmp_path / "demo")
+    assert "<svg" in (tmp_path / "demo" / "report.html").read_text()
+    result = json.loads((tmp_path / "demo" / "result.json").read_text())
+    claims = {c["metric"]: c for c in result["claims"] if c["primary"] and c["unit"] == "speaker"}
+    controls = [c for c in result["controls"] if c["unit"] == "speaker" and c["metric"] == "auc"]
+    assert claims["auc"]["low"] > max(c["value"] for c in controls)
+    assert claims["auc_over_best_blind"]["low"] > 0.1
+    # What the README shows is what the command prints.
+    (shown,) = blocks("text")
+    assert [line.rstrip() for line in shown.splitlines() if line.startswith("input-reconstruction")] == [
+        line.rstrip() for line in printed if line.startswith("input-reconstruction")
+    ]
+
+
+def test_make_test_is_a_target() -> None:
+    assert "make test" in lines("make")
+    done = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "pytest" in done.stdout
+
+
+def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
+    assert {kind for kind, _ in BLOCKS} == {"bash", "python", "toml", "text"}
+    starts = {line.split()[0] + " " + line.split()[1] for text in blocks("bash") for line in text.splitlines()}
+    known = {"make demo", "make test"} | {f"fl-privacy {c}" for c in ("corpus", "run", "attack", "sweep")}
+    assert starts == known
