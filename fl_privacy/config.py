@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from fl_privacy.errors import UserError
 
@@ -19,6 +20,15 @@ class ConfigError(UserError):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts true as 1; a simulation file does not."""
+        field = cls.model_fields[str(info.field_name)]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError(f"cannot be {str(value).lower()}")
+        return value
 
 
 class _Named(BaseModel):
@@ -58,6 +68,14 @@ class CorpusChoice(_Section):
     root: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
+
+    @property
+    def identity(self) -> tuple[str, str]:
+        """What two choices have in common when their speakers are the same people."""
+        if self.corpus == "synthetic":
+            return self.corpus, str(self.options.get("seed", 0))
+        root = self.root or os.path.join(os.environ.get("FL_PRIVACY_DATA", ""), self.corpus)
+        return self.corpus, os.path.realpath(os.path.expanduser(root))
 
 
 class Private(CorpusChoice):
@@ -159,11 +177,7 @@ class SimulationFile(_Section):
     @model_validator(mode="after")
     def _attacker_owns_others(self) -> SimulationFile:
         for number, corpus in enumerate(self.auxiliary):
-            if (corpus.corpus, corpus.root, corpus.options) == (
-                self.private.corpus,
-                self.private.root,
-                self.private.options,
-            ):
+            if corpus.identity == self.private.identity:
                 raise ValueError(
                     f"auxiliary.{number}.corpus: {corpus.corpus!r} is the private corpus itself; "
                     "the attacker owns other speakers"
@@ -252,7 +266,7 @@ def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
     """Return a copy of nested tables and lists with one value set; the original stays as it is."""
     head, rest = path[0], path[1:]
     if isinstance(tree, list):
-        names = [str(e.get("label") or e.get("name") or e.get("corpus", "")) for e in tree]
+        names = [str(_name_of(entry)) for entry in tree]
         if head.isdigit() and int(head) < len(tree):
             place = int(head)
         elif head in names:
@@ -266,6 +280,12 @@ def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
     if not rest:
         return tree | {head: value}
     return tree | {head: _assign(tree.get(head, {}), rest, value, whole)}
+
+
+def _name_of(entry: Any) -> Any:
+    if not isinstance(entry, dict):
+        return entry
+    return entry.get("label") or entry.get("name") or entry.get("corpus", "")
 
 
 def _explain(error: Any) -> str:

@@ -92,7 +92,7 @@ def test_later_settings_win():
         (["auxiliary.7.root=x"], "no entry '7'; there are: emodb, folder"),
         (["attack.raw-linear.C=1"], "no entry 'raw-linear'; there are: input-reconstruction, deep"),
         (["private.corpus.name=x"], "not a table"),
-        (["task.classes.0=calm"], r"task\.classes"),
+        (["task.classes.0.x=calm"], r"task\.classes"),
         (["federation.rounds"], "not of the form"),
         (["=3"], "not of the form"),
         (["auxiliary=[{corpus="], "no TOML value"),
@@ -100,7 +100,7 @@ def test_later_settings_win():
     ],
 )
 def test_what_cannot_be_is_refused_with_its_path(settings, message):
-    if settings == ["task.classes.0=calm"]:
+    if settings == ["task.classes.0.x=calm"]:
         settings = ["task.classes=['a', 'b']", *settings]
     with pytest.raises(ConfigError, match=message):
         load(BASE, settings)

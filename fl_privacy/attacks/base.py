@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
@@ -11,12 +12,15 @@ from numpy.typing import NDArray
 
 from fl_privacy._registry import make
 from fl_privacy.errors import UserError
-from fl_privacy.updates import Update
+from fl_privacy.updates import Layer, Update, resolve_layers
 
 BUILT_IN: dict[str, str] = {
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
     "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
 }
+
+
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,43 @@ class LinearAttack:
         return scores
 
 
+class LayerAttack(LinearAttack):
+    """A linear attack that reads some dense layers.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
+    C : float
+        See `LinearAttack`.
+    """
+
+    def __init__(self, layers: str | Sequence[str], C: float) -> None:
+        super().__init__(C)
+        if not layers:
+            raise UserError(f"{type(self).__name__}: name at least one layer (first, second, last, all, or a name)")
+        self.layers = layers
+
+
+def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
+    """Find the wanted layers, by the shapes of the whole model, and see that the updates have them.
+
+    Raises
+    ------
+    UserError
+        Where there is no update, no such layer, or the layer was not captured.
+    """
+    if not updates:
+        raise UserError("there is no update to attack")
+    layers = resolve_layers(updates[0].shapes, wanted)
+    lacking = [layer.name for layer in layers if any(name not in updates[0].arrays for name in layer.arrays)]
+    if lacking:
+        raise UserError(
+            f"layer {', '.join(lacking)} was not captured; the updates hold: {', '.join(updates[0].arrays)}"
+        )
+    return layers
+
+
 def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attack]]:
     """Make a run's attacks, each with the name it is reported under.
 
@@ -120,11 +161,13 @@ def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attac
     made = []
     for entry in settings:
         entry = dict(entry)
-        label = entry.pop("label", entry["name"])
+        label = str(entry.pop("label", entry["name"]))
+        if not _LABEL.fullmatch(label):
+            raise UserError(f"attack label {label!r}: letters, digits and . _ : + - only, a letter or digit first")
         attack = make("attack", BUILT_IN, entry)
         if not isinstance(attack, Attack):
             raise UserError(f"attack {entry['name']!r} needs fit, decision_function and needs: see Attack in the docs")
-        made.append((str(label), attack))
+        made.append((label, attack))
     names = [name for name, _ in made]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

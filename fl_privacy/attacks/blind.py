@@ -29,7 +29,9 @@ def baselines(own: Observed, private: Observed) -> dict[str, tuple[NDArray[np.fl
         ``blind-norm`` (log norm of the whole update). What the files do not tell is left out.
     """
     found = {"blind-norm": (_norms(own), _norms(private))}
-    examples = [_examples(side) for side in (own, private)]
+    # Like with like: both from the label files, or both as reported.
+    listed = all(side.has(["examples"]) for side in (own, private))
+    examples = [_listed_examples(side) if listed else _reported_examples(side) for side in (own, private)]
     if examples[0] is not None and examples[1] is not None:
         found["blind-examples"] = (examples[0], examples[1])
     shares = sorted({c for c in own.rows[0] if c.startswith("share_")} & set(private.rows[0]))
@@ -55,9 +57,11 @@ def _log_norm(update: Update) -> float:
     return float(np.log(max(square, 1e-30))) / 2
 
 
-def _examples(side: Observed) -> NDArray[np.float64] | None:
-    if side.has(["examples"]):
-        return np.log(np.maximum(side.numbers(["examples"]), 1.0))
+def _listed_examples(side: Observed) -> NDArray[np.float64]:
+    return np.log(np.maximum(side.numbers(["examples"]), 1.0))
+
+
+def _reported_examples(side: Observed) -> NDArray[np.float64] | None:
     told = [update.num_examples for update in side.updates]
     if any(number is None or number <= 0 for number in told):
         return None

@@ -52,6 +52,19 @@ class Question:
         UserError
             Where they do not.
         """
+        shapes = [dict(side.updates[0].shapes) for side in (private, own)]
+        if shapes[0] != shapes[1]:
+            odd = next((n for n in shapes[0] if shapes[0].get(n) != shapes[1].get(n)), next(iter(shapes[1])))
+            raise UserError(
+                f"the attacker's own updates are of another network than the private ones: {odd!r} has shape "
+                f"{shapes[1].get(odd)} there, {shapes[0].get(odd)} here"
+            )
+        both = sorted(own.named_speakers & private.named_speakers)
+        if both:
+            raise UserError(
+                f"{len(both)} speaker(s) stand on both sides, such as {both[0]!r}: the attacker owns other people "
+                "(give different people different names)"
+            )
         values = sorted(set(private.values(attribute)))
         if len(values) != 2:
             raise UserError(
@@ -195,6 +208,8 @@ def evaluate(
     called = list(names) if names is not None else _class_names(attacks)
     if not attacks or len(called) != len(attacks):
         raise UserError(f"{len(attacks)} attack(s) and {len(called)} name(s): give at least one, and a name for each")
+    if len(set(called)) < len(called):
+        raise UserError(f"two attacks are called by one name: {', '.join(called)}")
     for name, attack in zip(called, attacks, strict=True):
         check_needs(name, attack)
     scores = {

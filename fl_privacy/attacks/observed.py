@@ -61,6 +61,12 @@ class Observed:
         """Speaker of each update's client."""
         return [row["speaker"] for row in self.rows]
 
+    @property
+    def named_speakers(self) -> set[str]:
+        """Speakers whom a label file names (not those who are called like their client for want of a name)."""
+        pairs = zip(self.speakers, self.clients, strict=True)
+        return {speaker for speaker, client in pairs if speaker != client}
+
     def values(self, column: str) -> list[str]:
         """Return one label column, a value for each update.
 
@@ -76,7 +82,10 @@ class Observed:
 
     def numbers(self, columns: Sequence[str]) -> NDArray[np.float64]:
         """Return numeric label columns, shape (n, columns)."""
-        return np.array([[float(row[column]) for column in columns] for row in self.rows])
+        try:
+            return np.array([[float(row[column]) for column in columns] for row in self.rows])
+        except ValueError as error:
+            raise UserError(f"label columns {', '.join(columns)} must hold numbers: {error}") from None
 
     def has(self, columns: Sequence[str]) -> bool:
         """Whether every client has these columns."""

@@ -52,7 +52,9 @@ class Scores:
 
 
 def check_needs(name: str, attack: Attack) -> None:
-    """Refuse an attack that needs what the harness cannot supply."""
+    """Refuse what is no attack, and an attack that needs what the harness cannot supply."""
+    if not isinstance(attack, Attack):
+        raise UserError(f"{name!r} is no attack: it needs fit, decision_function and needs (fl_privacy.attacks.Attack)")
     lacking = sorted(attack.needs - SUPPLIED)
     if lacking:
         raise UserError(f"attack {name!r} needs {', '.join(lacking)}, which captured updates do not offer")
@@ -89,7 +91,13 @@ def run_attack(
         Told (fits done, fits in all).
     """
     fit_and_score: Callable[[NDArray[np.int64]], NDArray[np.float64]]
-    if isinstance(attack, LinearAttack):
+    # A subclass with a fit of its own is used as it is written.
+    theirs_alone = any(
+        getattr(type(attack), name) is not getattr(LinearAttack, name)
+        for name in ("fit", "decision_function")
+        if isinstance(attack, LinearAttack)
+    )
+    if isinstance(attack, LinearAttack) and not theirs_alone:
         linear = copy.deepcopy(attack)
         mine = linear.fit_transform(own.updates)
         theirs = linear.transform(private.updates)
@@ -102,16 +110,20 @@ def run_attack(
             fitted = copy.deepcopy(attack).fit(own.updates, labels, auxiliary)
             return np.asarray(fitted.decision_function(private.updates), dtype=np.float64)
 
-    scores = fit_and_score(labels)
-    if scores.shape != (len(private.updates),) or not np.isfinite(scores).all():
-        raise UserError(
-            f"{type(attack).__name__}.decision_function gave shape {scores.shape} "
-            f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
-        )
+    def checked(labels: NDArray[np.int64]) -> NDArray[np.float64]:
+        scores = fit_and_score(labels)
+        if scores.shape != (len(private.updates),) or not np.isfinite(scores).all():
+            raise UserError(
+                f"{type(attack).__name__}.decision_function gave shape {scores.shape} "
+                f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
+            )
+        return scores
+
+    scores = checked(labels)
     rng = np.random.default_rng([seed, 7])
     permuted = np.empty((permutations, len(scores)))
     for number in range(permutations):
-        permuted[number] = fit_and_score(permute_speaker_labels(own.speakers, labels, rng))
+        permuted[number] = checked(permute_speaker_labels(own.speakers, labels, rng))
         if progress:
             progress(number + 1, permutations)
     return Scores(scores, permuted)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import functools
 import json
+from typing import Literal
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from torch import nn
 
 from fl_privacy.clients.mods import identity_mod
-from fl_privacy.defenses import Defense, make_defenses
+from fl_privacy.clients.stamp import stamp
+from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training import batch_gradient, predict, read_client, read_federation, train_epochs
-from fl_privacy.updates.protocol import KIND, NORM, PARTITION, RECORD
+from fl_privacy.updates.protocol import PARTITION, RECORD
 
 app = ClientApp(mods=[identity_mod])
 _NOT_FINITE = 0
@@ -32,11 +34,12 @@ def train(message: Message, context: Context) -> Message:
     """Compute this round's reply: a gradient, a step along it, or locally trained weights."""
     settings, told = context.run_config, message.content.config_records["config"]
     partition = int(context.node_config[PARTITION])
-    rng = _seed(int(settings["seed"]), int(told["server-round"]), partition)  # type: ignore[arg-type]
     data = read_client(str(settings["data"]), partition)
     sent = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
-    model, defenses = _model(context), _defenses(str(settings["defenses"]))
+    # Made anew for each message: what a defense remembers must not pass from client to client.
+    model, defenses = _model(context), make_defenses(json.loads(str(settings["defenses"])))
     _load(model, sent)
+    rng = _seed(int(settings["seed"]), int(told["server-round"]), partition)  # type: ignore[arg-type]
 
     def guard(gradient: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         for defense in defenses:
@@ -47,7 +50,8 @@ def train(message: Message, context: Context) -> Message:
     batch_size = int(settings["batch-size"])
     if settings["algorithm"] == "fedsgd":
         gradient, examples = batch_gradient(model, features, labels, batch_size, guard)
-        update = {name: tensor.numpy() for name, tensor in gradient.items()}
+        # Layers that a defense froze have no gradient: they stay as they are.
+        update = {name: gradient[name].numpy() if name in gradient else np.zeros_like(sent[name]) for name in sent}
     else:
         rate, epochs = float(settings["learning-rate"]), int(settings["local-epochs"])
         train_epochs(model, features, labels, batch_size=batch_size, learning_rate=rate, epochs=epochs, hook=guard)
@@ -55,29 +59,23 @@ def train(message: Message, context: Context) -> Message:
         update = {name: p.detach().numpy() - sent[name] for name, p in model.named_parameters()}
     for defense in defenses:
         update = defense.update(update, rng)
+    update = {name: np.asarray(array, dtype=np.float32) for name, array in update.items()}
     broken = [name for name, array in update.items() if not np.isfinite(array).all()]
     if broken:
         reason = f"client {partition}: the update of {', '.join(broken)} is not finite; nothing is sent"
         return Message(Error(_NOT_FINITE, reason), reply_to=message)
 
+    kind: Literal["gradient", "weights"] = "weights"
     if settings["algorithm"] != "fedsgd":
-        reply, kind = {name: sent[name] + update[name] for name in sent}, "weights"
+        reply = {name: sent[name] + update[name] for name in sent}
     elif told["reply"] == "step":
         rate = float(told["learning-rate"])  # type: ignore[arg-type]
-        reply, kind = {name: (sent[name] - rate * update[name]).astype(np.float32) for name in sent}, "weights"
+        reply = {name: (sent[name] - rate * update[name]).astype(np.float32) for name in sent}
     else:
         reply, kind = {name: update[name] for name in sent}, "gradient"
-    stamp: dict[str, str | float] = {KIND: kind}
-    if kind == "gradient":
-        stamp[NORM] = float(np.sqrt(sum(float(np.square(a, dtype=np.float64).sum()) for a in reply.values())))
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in reply.items()}),
-            "metrics": MetricRecord({"num-examples": examples}),
-            RECORD: ConfigRecord(stamp),  # type: ignore[arg-type]
-        }
-    )
-    return Message(content, reply_to=message)
+    arrays = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in reply.items()})
+    metrics = MetricRecord({"num-examples": examples})
+    return Message(RecordDict({"arrays": arrays, "metrics": metrics, RECORD: stamp(arrays, kind)}), reply_to=message)
 
 
 @app.evaluate()
@@ -100,23 +98,18 @@ def _seed(seed: int, server_round: int, partition: int) -> np.random.Generator:
 
 
 @functools.lru_cache(maxsize=4)
-def _built(data: str, dropout: float, defenses: str) -> nn.Module:
+def _built(inputs: int, classes: int, dropout: float, defenses: str) -> nn.Module:
     # Initialising a network costs as much as a training step; one a process is enough, since it is overwritten.
-    federation = read_federation(data)
-    model: nn.Module = SERNet(federation.inputs, len(federation.classes), dropout)
-    for defense in _defenses(defenses):
+    model: nn.Module = SERNet(inputs, classes, dropout)
+    for defense in make_defenses(json.loads(defenses)):
         model = defense.model(model)
     return model
 
 
 def _model(context: Context) -> nn.Module:
     settings = context.run_config
-    return _built(str(settings["data"]), float(settings["dropout"]), str(settings["defenses"]))
-
-
-@functools.lru_cache(maxsize=8)
-def _defenses(settings: str) -> list[Defense]:
-    return make_defenses(json.loads(settings))
+    federation = read_federation(str(settings["data"]))
+    return _built(federation.inputs, len(federation.classes), float(settings["dropout"]), str(settings["defenses"]))
 
 
 @torch.no_grad()

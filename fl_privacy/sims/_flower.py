@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 from flwr.app import Message, Metadata
 from flwr.supercore.task_identity import TaskIdentity
+
+from fl_privacy._registry import find_object
 
 SERVER_NODE_ID = 1
 CLIENT_ERROR_CODE = 2
@@ -45,7 +47,9 @@ def make_message(metadata: Metadata, content: Any) -> Message:
 
 def load_app(reference: Any) -> Any:
     """Return an app given as an object or as ``"package.module:name"``, as Flower's own components are written."""
-    if not isinstance(reference, str):
-        return reference
-    module, _, name = reference.partition(":")
-    return getattr(importlib.import_module(module), name)
+    return find_object(reference, {}, "app") if isinstance(reference, str) else reference
+
+
+def run_record(run_id: int) -> Any:
+    """Return what the legacy API reads of a run: its id."""
+    return SimpleNamespace(run_id=run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -74,9 +75,9 @@ class FederatedSER:
             if not whole:
                 folder.undo("audit")
                 question = self._question(folder.path, names)
-                for number, (name, _) in enumerate(self._attacks):
+                for number in range(len(self._attacks)):
                     folder.stage(
-                        f"attacks/{name}",
+                        f"attacks/{number}",
                         lambda path, n=number: self._attack(path, n, question),  # type: ignore[misc]
                     )
                 folder.stage("audit", lambda path: self._audit(path, folder.path, question))
@@ -127,6 +128,12 @@ class FederatedSER:
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
         rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
+        trained = itertools.count(1)
+
+        def tell(message_type: str) -> None:
+            if message_type == "train":
+                self._progress(f"{name} federation", next(trained), rounds * a_round)
+
         run_simulation(
             "fl_privacy.sims.ser_server:app",
             "fl_privacy.clients.ser:app",
@@ -150,7 +157,7 @@ class FederatedSER:
                 "threat-model": json.dumps(self.threat_model.to_dict()),
             },
             seed=seed,
-            on_message=lambda done: self._progress(f"{name} federation", done, rounds * a_round),
+            on_message=tell,
         )
         remove(data)
 
@@ -183,7 +190,7 @@ class FederatedSER:
         settings = self.settings
         evaluation = assess(
             question,
-            {name: Scores.load(run / "attacks" / name / "scores.npz") for name, _ in self._attacks},
+            {name: Scores.load(run / "attacks" / str(i) / "scores.npz") for i, (name, _) in enumerate(self._attacks)},
             confidence=settings.audit.confidence,
             seed=settings.simulation.seed,
             context=self._context(),

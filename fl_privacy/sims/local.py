@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ def run_simulation(
     run_config: UserConfig | None = None,
     *,
     seed: int = 0,
-    on_message: Callable[[int], None] | None = None,
+    on_message: Callable[[str], None] | None = None,
 ) -> Context:
     """Run a Flower simulation in this process.
 
@@ -52,7 +53,7 @@ def run_simulation(
         Seeds `random`, `numpy.random` and `torch` once for the server, and for each message at its client, so that
         results depend neither on the order of clients nor on what ran before in this process.
     on_message : callable, optional
-        Told the number of messages served so far, after each.
+        Told the type of each message (``"train"``, ``"evaluate"``, ...) when it has been answered.
 
     Returns
     -------
@@ -62,7 +63,8 @@ def run_simulation(
     Notes
     -----
     A ClientApp that raises becomes an error reply, as in Flower. torch is held to one thread while the simulation
-    runs: more threads are slower at these sizes and change the last bits of sums.
+    runs: more threads are slower at these sizes and change the last bits of sums. Apps of Flower's legacy API run too,
+    but that API sends from several threads, so the order of replies, and with it the last bits of sums, may differ.
     """
     if num_supernodes < 1:
         raise UserError(f"num_supernodes must be at least 1, not {num_supernodes}")
@@ -96,7 +98,7 @@ class LocalGrid(Grid):
         num_supernodes: int,
         run_config: UserConfig,
         seed: int = 0,
-        on_message: Callable[[int], None] | None = None,
+        on_message: Callable[[str], None] | None = None,
     ) -> None:
         self._client_app = client_app
         self._seed = seed
@@ -114,6 +116,7 @@ class LocalGrid(Grid):
         }
         self._served = dict.fromkeys(self._contexts, 0)
         self._sent = 0
+        self._one_at_a_time = threading.Lock()  # Flower's legacy API sends from several threads
         self._replies: dict[str, Message] = {}
 
     def set_run(self, run: Any) -> None:
@@ -121,8 +124,8 @@ class LocalGrid(Grid):
 
     @property
     def run(self) -> Any:
-        """Flower's record of the run; the local engine has none."""
-        raise AttributeError("the local engine keeps no Run record")
+        """What the legacy API reads of a run: its id."""
+        return _flower.run_record(_RUN_ID)
 
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
@@ -138,13 +141,14 @@ class LocalGrid(Grid):
         """Run the clients that the messages go to, and keep their replies."""
         ids = []
         for message in messages:
-            self._sent += 1
-            message_id = f"message-{self._sent}"
-            _flower.set_message_id(message, message_id)
-            self._replies[message_id] = self._serve(message)
-            ids.append(message_id)
-            if self._on_message:
-                self._on_message(self._sent)
+            with self._one_at_a_time:
+                self._sent += 1
+                message_id = f"message-{self._sent}"
+                _flower.set_message_id(message, message_id)
+                self._replies[message_id] = self._serve(message)
+                ids.append(message_id)
+                if self._on_message:
+                    self._on_message(message.metadata.message_type)
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
@@ -166,10 +170,15 @@ class LocalGrid(Grid):
             reply = identity_mod(request, context, self._client_app)
         else:
             self._served[node] += 1
+            state = context.state
+            context.state = _copy(state)
             with _own_randomness(self._seed, "client", context.node_config["partition-id"], self._served[node]):
                 try:
                     reply = self._client_app(request, context)
+                    if not isinstance(reply, Message):
+                        raise TypeError(f"the ClientApp returned {type(reply).__name__}, not a Message")
                 except Exception as error:
+                    context.state = state  # as in Flower, what a failed client did to its state is lost
                     logger.warning("client %s raised:\n%s", context.node_config["partition-id"], traceback.format_exc())
                     reason = f"{type(error).__name__}: {error}"
                     return Message(Error(_flower.CLIENT_ERROR_CODE, reason), reply_to=message)

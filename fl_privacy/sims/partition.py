@@ -90,14 +90,14 @@ def partition(
     rng = np.random.default_rng([seed, 11])
     blocks: list[_Rows] = []
     test: list[_Rows] = []
-    for table in tables:
-        names = [f"{table.corpus.name}/{s}" for s in table.corpus.speakers]
+    for table, corpus in zip(tables, corpus_names([table.corpus.name for table in tables]), strict=True):
+        names = [f"{corpus}/{s}" for s in table.corpus.speakers]
         held = _fold(names, settings, seed) if hold_out else ()
-        speakers = [f"{table.corpus.name}/{u.speaker}" for u in table.corpus]
+        speakers = [f"{corpus}/{u.speaker}" for u in table.corpus]
         training = np.array([s not in held for s in speakers])
         values = normalise(table.values, speakers, how, training if how == "global" else None)
         classes = np.array([task.classes.index(label) for label in table.corpus.label(task.label)], dtype=np.int64)
-        attributes = {f"{table.corpus.name}/{s}": v for s, v in table.corpus.speaker_labels(attribute).items()}
+        attributes = {f"{corpus}/{s}": v for s, v in table.corpus.speaker_labels(attribute).items()}
         for name in names:
             rows = np.flatnonzero(np.array(speakers) == name)
             (test if name in held else blocks).append(_Rows(name, attributes[name], values[rows], classes[rows]))
@@ -126,6 +126,11 @@ def partition(
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
         test_speakers=tuple(t.speaker for t in test),
     )
+
+
+def corpus_names(names: Sequence[str]) -> list[str]:
+    """Tell corpora of one name apart: their speakers are different people."""
+    return [name if names.count(name) == 1 else f"{name}-{names[:i].count(name)}" for i, name in enumerate(names)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
+from torch import nn
 
 from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
@@ -37,7 +38,10 @@ def main(grid: Grid, context: Context) -> None:
     seed = int(settings["seed"])
     random.seed(f"server {seed}")
     torch.manual_seed(int(np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0] >> 1))
-    model = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
+    model: nn.Module = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
+    defenses = make_defenses(json.loads(str(settings["defenses"])))
+    for defense in defenses:
+        model = defense.model(model)
 
     sampling: dict[str, Any] = {
         # The number of clients, exactly: a fraction of them would be rounded.
@@ -51,7 +55,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy = FedSGD(float(settings["learning-rate"]), **sampling)
     else:
         strategy = FedAvg(**sampling)
-    for defense in make_defenses(json.loads(str(settings["defenses"]))):
+    for defense in defenses:
         strategy = defense.strategy(strategy)
     store = UpdateStore(
         str(settings["store"]),

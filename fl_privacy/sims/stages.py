@@ -84,6 +84,8 @@ class RunFolder:
 
     def stage(self, name: str, work: Callable[[Path], None]) -> Path:
         """Do a stage unless it is done, and return its folder."""
+        if not name or any(part in ("", ".", "..") for part in name.split("/")):
+            raise UserError(f"{name!r} cannot be the name of a stage")
         folder = self.path / name
         if self.done(name):
             return folder

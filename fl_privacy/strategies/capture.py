@@ -53,7 +53,10 @@ class CaptureUpdates(Strategy):
         self.store = store
         self.threat_model = threat_model or ThreatModel()
         self._begun = False
+        self._own_start = False
+        self._weight_key = _weight_key(strategy)
         self._partitions: dict[int, str] = {}
+        self._stamps_tell = True
         self._models: list[_Model] = []
         self._sent: dict[int, int] = {}
 
@@ -68,9 +71,17 @@ class CaptureUpdates(Strategy):
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the federation; when it returns, every update is on disk."""
+        if type(self.strategy).start is not Strategy.start:
+            log(
+                WARNING,
+                "CaptureUpdates: %s has a start() of its own, which is not called; CaptureUpdates runs the rounds",
+                type(self.strategy).__name__,
+            )
+        self._own_start = True
         try:
             return super().start(*args, **kwargs)
         finally:
+            self._own_start = False
             self.store.close()
 
     def configure_train(
@@ -80,6 +91,10 @@ class CaptureUpdates(Strategy):
         if not self._begun:
             self.store.begin(self.threat_model)
             self._partitions = _ask_partitions(grid)
+            self._stamps_tell = len(set(self._partitions.values())) == len(self._partitions)
+            if not self._stamps_tell:
+                log(WARNING, "CaptureUpdates: several nodes claim one partition id; naming them by node id instead")
+                self._partitions = {}
             self._begun = True
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
         self._models, self._sent = [], {}
@@ -96,7 +111,10 @@ class CaptureUpdates(Strategy):
         """Record the replies as they came, then delegate."""
         replies = list(replies)
         if self._models:
-            self.store.append(server_round, self._models, [self._record(reply) for reply in replies])
+            self.store.append(server_round, self._models, self._records(replies))
+            if not self._own_start:
+                # Under another wrapper nobody says when the run is over: have each round on disk at once.
+                self.store.flush()
         return self.strategy.aggregate_train(server_round, replies)
 
     def configure_evaluate(
@@ -109,6 +127,15 @@ class CaptureUpdates(Strategy):
         """Delegate."""
         return self.strategy.aggregate_evaluate(server_round, replies)
 
+    def _records(self, replies: list[Message]) -> list[Reply]:
+        records = [self._record(reply) for reply in replies]
+        if self._stamps_tell and len({record.client for record in records}) < len(records):
+            # Only stamps can collide: the partitions told by query are known to differ.
+            log(WARNING, "CaptureUpdates: several nodes claim one partition id; naming them by node id instead")
+            self._stamps_tell = False
+            records = [self._record(reply) for reply in replies]
+        return records
+
     def _record(self, reply: Message) -> Reply:
         node = reply.metadata.src_node_id
         client = self._partitions.get(node, f"node-{node}")
@@ -117,10 +144,11 @@ class CaptureUpdates(Strategy):
             return Reply(client, sent, {}, "delta", failure=f"error reply: {_first_line(reply.error.reason)}")
         content = reply.content
         stamp: Mapping[str, Any] = content.config_records.get(RECORD, {})
-        if node not in self._partitions and PARTITION in stamp:
+        if self._stamps_tell and node not in self._partitions and PARTITION in stamp:
             client = str(stamp[PARTITION])
         kind: Kind = "gradient" if stamp.get(KIND) == "gradient" else "delta"
-        weight = next((m["num-examples"] for m in content.metric_records.values() if "num-examples" in m), None)
+        metrics = content.metric_records.values()
+        weight = next((record[self._weight_key] for record in metrics if self._weight_key in record), None)
         examples = float(weight) if isinstance(weight, int | float) else None
         # Records hold immutable bytes: holding on to them is enough, whatever a wrapper puts in their place later.
         return Reply(client, sent, _Model.of(content), kind, num_examples=examples)
@@ -189,10 +217,16 @@ def _ask_partitions(grid: Grid) -> dict[int, str]:
             len(nodes) - len(partitions),
             len(nodes),
         )
-    if len(set(partitions.values())) < len(partitions):
-        log(WARNING, "CaptureUpdates: several nodes claim one partition id; naming them by node id instead")
-        return {}
     return partitions
+
+
+def _weight_key(strategy: Any) -> str:
+    """Return the key under which the innermost strategy finds a client's weight."""
+    while strategy is not None:
+        if isinstance(key := getattr(strategy, "weighted_by_key", None), str):
+            return key
+        strategy = getattr(strategy, "strategy", None)
+    return "num-examples"
 
 
 def _first_line(text: str | None) -> str:

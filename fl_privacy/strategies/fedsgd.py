@@ -13,9 +13,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
 from fl_privacy.errors import UserError
-from fl_privacy.updates.protocol import KIND, NORM, RECORD
-
-_NORM_TOLERANCE = 1e-4
+from fl_privacy.updates.protocol import DIGEST, KIND, RECORD, digest
 
 
 class FedSGD(FedAvg):
@@ -41,7 +39,7 @@ class FedSGD(FedAvg):
     Notes
     -----
     Clients are told in the train config: ``"reply"`` and ``"learning-rate"``. They answer with a ConfigRecord
-    ``"fl_privacy"`` that holds ``"kind"`` and, for gradients, ``"norm"``.
+    ``"fl_privacy"``, made by `fl_privacy.clients.stamp.stamp`.
     """
 
     def __init__(
@@ -95,23 +93,21 @@ class FedSGD(FedAvg):
         if stamp is None or stamp.get(KIND) != wanted:
             raise UserError(
                 f"FedSGD(reply={self.reply!r}): node {node} did not say that it replies {wanted}; the ClientApp must "
-                f"honour the train config's 'reply' and add ConfigRecord({{'{KIND}': '{wanted}'}}) as {RECORD!r}"
+                f"honour the train config's 'reply' and add fl_privacy.clients.stamp.stamp(...) as {RECORD!r}"
             )
-        if wanted == "gradient":
-            norm = gradient_norm(reply.content.array_records)
-            said = float(stamp.get(NORM, np.nan))  # type: ignore[arg-type]
-            if not abs(norm - said) <= _NORM_TOLERANCE * max(said, 1e-12):
-                raise UserError(
-                    f"FedSGD: node {node} sent a gradient of norm {said:.6g} but {norm:.6g} arrived: a DP wrapper or "
-                    "client mod treats it as weights. Use FedSGD(reply='step') with Flower's DP wrappers and mods."
-                )
-
-
-def gradient_norm(records: Any) -> float:
-    """Return the Euclidean norm of all arrays of all array records of a message's content."""
-    squares = (
-        float(np.square(array.numpy(), dtype=np.float64).sum())
-        for record in records.values()
-        for array in record.values()
-    )
-    return float(np.sqrt(sum(squares)))
+        if wanted == "weights":
+            return
+        arrays = {n: a for record in reply.content.array_records.values() for n, a in record.items()}
+        if stamp.get(DIGEST) != digest(array.data for array in arrays.values()):
+            raise UserError(
+                f"FedSGD: the gradient of node {node} is not the one it sent: a DP wrapper or client mod treats it as "
+                "weights. Use FedSGD(reply='step') with Flower's DP wrappers and mods."
+            )
+        wrong = [n for n, a in self._arrays.items() if n not in arrays or tuple(arrays[n].shape) != tuple(a.shape)]
+        broken = [n for n, a in arrays.items() if not np.isfinite(a.numpy()).all()]
+        if broken:
+            raise UserError(f"FedSGD: the gradient of node {node} is not finite (arrays: {', '.join(broken)})")
+        if wrong or len(arrays) != len(self._arrays):
+            raise UserError(
+                f"FedSGD: the gradient of node {node} does not fit the model (arrays: {', '.join(wrong) or 'too many'})"
+            )

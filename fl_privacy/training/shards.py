@@ -77,19 +77,27 @@ def read_federation(folder: str | Path) -> Federation:
     return Federation(facts["clients"], facts["inputs"], tuple(facts["classes"]))
 
 
-@functools.lru_cache(maxsize=512)
-def read_client(folder: str, number: int) -> dict[str, Tensor]:
-    """Read one client's tensors, once a process."""
+def read_client(folder: str | Path, number: int) -> dict[str, Tensor]:
+    """Read one client's tensors: once a process, unless the file changes."""
     path = Path(folder) / _client_file(number)
     if not path.exists():
         raise UserError(f"{folder} has no data for partition {number}")
+    return _read(path)
+
+
+def read_server(folder: str | Path) -> dict[str, Tensor]:
+    """Read the held-out speakers' tensors."""
+    return _read(Path(folder) / "server.safetensors")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    status = path.stat()
+    return _loaded(str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=512)
+def _loaded(path: str, *_version: int) -> dict[str, Tensor]:
     return load_file(path)
-
-
-@functools.lru_cache(maxsize=8)
-def read_server(folder: str) -> dict[str, Tensor]:
-    """Read the held-out speakers' tensors, once a process."""
-    return load_file(Path(folder) / "server.safetensors")
 
 
 def _client_file(number: int) -> str:

@@ -51,10 +51,13 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = 
         if halved is not None and name.startswith(halved):
             dtype, array = "BF16", _bfloat16(array)
         else:
-            dtype = _NAMES[array.dtype.newbyteorder("=").str[1:]]
+            array = array.astype(array.dtype.newbyteorder("="), copy=False)
+            if array.dtype.str[1:] not in _NAMES:  # unsigned integers, which torch cannot all read back
+                array = array.astype(np.float64)
+            dtype = _NAMES[array.dtype.str[1:]]
         header[name] = {
             "dtype": dtype,
-            "shape": list(tensors[name].shape),
+            "shape": list(np.shape(tensors[name])),
             "data_offsets": [offset, offset + array.nbytes],
         }
         offset += array.nbytes

@@ -43,6 +43,9 @@ class Labels:
                 columns = reader.fieldnames or []
                 if "client" not in columns:
                     raise LabelsError(f"{path}: no column 'client'; it has: {', '.join(columns) or 'nothing'}")
+                twice = sorted({column for column in columns if columns.count(column) > 1})
+                if twice:
+                    raise LabelsError(f"{path}: column(s) {', '.join(twice)} stand there twice")
                 rows: dict[str, dict[str, str]] = {}
                 for row in reader:
                     client = (row.pop("client") or "").strip()
@@ -55,7 +58,7 @@ class Labels:
                     rows[client]["speaker"] = rows[client]["speaker"] or client
         except FileNotFoundError:
             raise LabelsError(f"no label file {path}") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise LabelsError(f"{path} cannot be read: {error}") from error
         if not rows:
             raise LabelsError(f"{path} names no client")

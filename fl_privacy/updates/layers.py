@@ -38,8 +38,9 @@ class Layer:
 def find_layers(shapes: Mapping[str, Sequence[int]]) -> tuple[Layer, ...]:
     """Find the dense layers among named arrays.
 
-    A matrix is a weight. Its bias is the array of the same stem (``fc1.weight``, ``fc1.bias``) or, where names tell
-    nothing, the vector right behind it whose length fits one side of the matrix.
+    A matrix is a weight. Its bias is the array of the same stem (``fc1.weight``, ``fc1.bias``) or, where names have no
+    stems, the vector right behind it whose length fits one side of the matrix. (A square matrix is taken to be in
+    torch's layout.)
 
     Parameters
     ----------
@@ -57,9 +58,10 @@ def find_layers(shapes: Mapping[str, Sequence[int]]) -> tuple[Layer, ...]:
         shape = tuple(shapes[name])
         if len(shape) != 2:
             continue
-        stem = name.rsplit(".", 1)[0] if "." in name else name
-        follower = names[position + 1] if position + 1 < len(names) else None
-        candidates = [f"{stem}.bias", *([follower] if follower is not None else [])]
+        stem, separator, _ = name.rpartition(".")
+        stem = stem or name
+        # With stems, the vector behind a layer without bias belongs to something else (a norm's scale).
+        candidates = [f"{stem}.bias"] if separator else names[position + 1 : position + 2]
         bias = next(
             (c for c in candidates if c in shapes and len(shapes[c]) == 1 and shapes[c][0] in shape),
             None,
@@ -69,7 +71,7 @@ def find_layers(shapes: Mapping[str, Sequence[int]]) -> tuple[Layer, ...]:
     return tuple(found)
 
 
-def resolve_layers(shapes: Mapping[str, Sequence[int]], wanted: Sequence[str]) -> tuple[Layer, ...]:
+def resolve_layers(shapes: Mapping[str, Sequence[int]], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
     """Turn layer names into layers.
 
     Parameters
@@ -84,6 +86,9 @@ def resolve_layers(shapes: Mapping[str, Sequence[int]], wanted: Sequence[str]) -
     UserError
         Where a name fits no layer.
     """
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
+    if not wanted:
+        raise UserError("no layer is named: give at least one (first, second, last, all, or a layer's own name)")
     layers = find_layers(shapes)
     if not layers:
         raise UserError(f"no dense layer among the arrays {', '.join(shapes)}: this attack needs a matrix of weights")

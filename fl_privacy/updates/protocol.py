@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import zlib
+from collections.abc import Iterable
+
 RECORD = "fl_privacy"
 """Key of the ConfigRecord that our clients add to a reply."""
 
 KIND = "kind"
 """In that record: ``"gradient"`` or ``"weights"``, what the reply's arrays are."""
 
-NORM = "norm"
-"""In that record: Euclidean norm of a gradient reply as the client sent it, so that a rewrite on the way shows."""
+DIGEST = "digest"
+"""In that record: `digest` of a gradient reply's arrays as the client sent them, so that a rewrite on the way shows."""
 
 PARTITION = "partition-id"
 """In that record, and in a node's configuration: the client's number."""
 
 IDENTITY_QUERY = "query.fl_privacy_identity"
 """Message type of the question "which partition are you?"."""
+
+
+def digest(arrays: Iterable[bytes]) -> int:
+    """Return a checksum of serialised arrays, in order: against accidents, not against an adversary."""
+    value = 0
+    for array in arrays:
+        value = zlib.crc32(array, value)
+    return value

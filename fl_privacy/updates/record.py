@@ -29,6 +29,8 @@ class Update:
         The weight that the client reported for the aggregation.
     arrays : Mapping[str, ndarray]
         The update by array name, float32, in the model's own order; read from disk when asked for.
+    model : Mapping[str, tuple of int]
+        Shape of every array of the model, captured or not; empty where it is not known.
     """
 
     round: int
@@ -36,6 +38,12 @@ class Update:
     kind: Kind
     num_examples: float | None
     arrays: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    model: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of every array of the model, as far as it is known."""
+        return self.model or {name: array.shape for name, array in self.arrays.items()}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Layout of a store::
     store.json            format, threat model, array names and shapes, dtype
     index.jsonl           one line a round: the shard's name, and what each client sent
     round-000001.safetensors
-        update/<client>/<array>     the update
+        update/<k>/<array>          what the k-th reply of the round brought
         sent/<n>/<array>            the n-th different model that was sent in this round
 
 A shard is written under a temporary name and renamed, and its line follows: what the index names is whole. Nothing
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -127,6 +127,8 @@ class UpdateStore:
         """
         if (self.path / _HEADER).exists() or (self.path / _INDEX).exists():
             raise StoreError(f"{self.path} already holds captured updates; name another folder, or delete it")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise StoreError(f"{self.path} holds other files; name an empty or new folder for the captured updates")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # Updates are personal data: only their owner may look.
@@ -134,6 +136,7 @@ class UpdateStore:
             (self.path / _INDEX).touch()
         except OSError as error:
             raise StoreError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", self.path)
         self._threat_model = threat_model
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update-store")
 
@@ -155,12 +158,16 @@ class UpdateStore:
             self._pending.pop(0).result()
         self._pending.append(self._writer.submit(self._write_round, server_round, list(sent), list(replies)))
 
+    def flush(self) -> None:
+        """Wait until every queued round is on disk."""
+        while self._pending:
+            self._pending.pop(0).result()
+
     def close(self) -> None:
-        """Wait until everything is on disk. Safe to call twice."""
+        """Flush and end the capture. Safe to call twice."""
         if self._writer is not None:
             try:
-                while self._pending:
-                    self._pending.pop(0).result()
+                self.flush()
             finally:
                 self._writer.shutdown(wait=True)
                 self._writer = None
@@ -173,13 +180,14 @@ class UpdateStore:
             for number, model in enumerate(models):
                 tensors |= {f"sent/{number}/{name}": array for name, array in model.items()}
         records = []
-        for reply in replies:
-            record: dict[str, Any] = {"client": reply.client, "kind": reply.kind, "num_examples": reply.num_examples}
+        for number, reply in enumerate(replies):
+            examples = reply.num_examples if reply.num_examples is not None and isfinite(reply.num_examples) else None
+            record: dict[str, Any] = {"client": reply.client, "kind": reply.kind, "num_examples": examples}
             record["sent"] = reply.sent if self._keep_sent else None
             failure = reply.failure
             if not failure:
                 arrays, failure = _update_arrays(reply, models[reply.sent], kept)
-                tensors |= {f"update/{reply.client}/{name}": array for name, array in arrays.items()}
+                tensors |= {f"update/{number}/{name}": array for name, array in arrays.items()}
             if failure:
                 record["failure"] = failure
                 logger.warning("round %d, client %s: %s", server_round, reply.client, failure)
@@ -206,16 +214,16 @@ class UpdateStore:
             "format": FORMAT,
             "threat_model": self._threat_model.to_dict(),
             "dtype": self._dtype,
-            "arrays": [{"name": name, "shape": list(model[name].shape)} for name in kept],
+            "model": [{"name": n, "shape": list(a.shape), "kept": n in kept} for n, a in model.items()],
             "keeps_sent": self._keep_sent,
         }
         _replace(self.path / _HEADER, json.dumps(header, sort_keys=True, indent=1).encode() + b"\n")
 
     # ------------------------------------------------------------------ reading
 
-    @cached_property
+    @property
     def _header(self) -> dict[str, Any]:
-        self.close()
+        self.flush()
         if (self.path / _INDEX).exists() and not (self.path / _HEADER).exists():
             raise StoreError(f"{self.path} holds no captured round yet")
         try:
@@ -230,12 +238,15 @@ class UpdateStore:
             )
         return header
 
-    @cached_property
+    @property
     def _rounds(self) -> list[dict[str, Any]]:
         _ = self._header
         # A line without its end is one that a killed process was writing.
         lines = (self.path / _INDEX).read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        try:
+            return [json.loads(line) for line in lines]
+        except ValueError as error:
+            raise StoreError(f"{self.path / _INDEX} cannot be read: {error}") from error
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -245,7 +256,12 @@ class UpdateStore:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of each stored array, in the model's order."""
-        return {array["name"]: tuple(array["shape"]) for array in self._header["arrays"]}
+        return {array["name"]: tuple(array["shape"]) for array in self._header["model"] if array["kept"]}
+
+    @property
+    def model_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each array of the model, stored or not, in its order."""
+        return {array["name"]: tuple(array["shape"]) for array in self._header["model"]}
 
     @property
     def rounds(self) -> tuple[int, ...]:
@@ -267,16 +283,15 @@ class UpdateStore:
 
         The arrays are read from the mapped shards when they are looked at.
         """
-        names = tuple(self.shapes)
+        names, model = tuple(self.shapes), self.model_shapes
         found = []
         for entry in self._rounds:
             shard = Shard(self.path / entry["shard"])
-            for record in entry["records"]:
+            for number, record in enumerate(entry["records"]):
                 if "failure" not in record:
-                    arrays = _LazyArrays(shard, f"update/{record['client']}/", names)
-                    found.append(
-                        Update(entry["round"], record["client"], record["kind"], record["num_examples"], arrays)
-                    )
+                    arrays = _LazyArrays(shard, f"update/{number}/", names)
+                    examples = record["num_examples"]
+                    found.append(Update(entry["round"], record["client"], record["kind"], examples, arrays, model))
         return found
 
     def sent(self, server_round: int, client: str) -> dict[str, NDArray[np.float32]]:
@@ -311,9 +326,12 @@ def _update_arrays(reply: Reply, model: Arrays, kept: Sequence[str]) -> tuple[di
     arrays = {}
     failure = ""
     for name in kept:
-        array = np.asarray(returned[name], dtype=np.float32)
+        array = np.asarray(returned[name])
         if reply.kind == "delta":
-            array = array - np.asarray(model[name], dtype=np.float32)
+            # In the model's own precision: the difference of two large numbers may be small.
+            wide = np.result_type(array.dtype, np.float32)
+            array = array.astype(wide, copy=False) - np.asarray(model[name], dtype=wide)
+        array = array.astype(np.float32, copy=False)
         # The product is quick and needs no temporary; where it overflows, look closer.
         flat = array.reshape(-1)
         if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():

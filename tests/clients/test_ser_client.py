@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,7 @@ def test_gradient_is_that_of_autograd_on_the_same_batch(tmp_path, partition):
     stamp = answer.content.config_records["fl_privacy"]
     assert stamp["kind"] == "gradient"
     assert stamp["partition-id"] == partition
-    norm = np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in found.values()))
-    assert stamp["norm"] == pytest.approx(norm, rel=1e-9)
+    assert stamp["digest"] == zlib.crc32(b"".join(a.data for a in answer.content.array_records["arrays"].values()))
 
 
 def test_step_is_the_gradient_times_the_servers_rate(tmp_path):

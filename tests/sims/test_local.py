@@ -96,7 +96,7 @@ def final(seed: int) -> bytes:
 
 def test_unmodified_apps_run_with_train_evaluate_query_lifespan_and_state():
     server, client, left = quickstart()
-    served: list[int] = []
+    served: list[str] = []
     context = run_simulation(server, client, 6, CONFIG, on_message=served.append)
     assert left["ids"] == list(range(6))
     assert left["settings"] == {1}
@@ -105,7 +105,7 @@ def test_unmodified_apps_run_with_train_evaluate_query_lifespan_and_state():
     assert sorted(left["result"].evaluate_metrics_clientapp) == [1, 2]
     assert left["result"].evaluate_metrics_clientapp[2]["eval_acc"] > 0.5
     assert context.state["done"]["rounds"] == 2
-    assert served == list(range(1, 6 + 2 * 3 + 2 * 6 + 1))
+    assert served == ["query"] * 6 + (["train"] * 3 + ["evaluate"] * 6) * 2
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from fl_privacy.updates.protocol import KIND, NORM, RECORD
+from fl_privacy.clients.stamp import RECORD
+from fl_privacy.clients.stamp import stamp as stamp_of
 
 SHAPES = {"fc.weight": (3, 5), "fc.bias": (3,)}
 Model = dict[str, np.ndarray]
@@ -75,11 +76,10 @@ def sgd_app(*, train_mods: list[Any] | None = None, stamp: bool = True) -> Clien
         partition, sent = int(context.node_config["partition-id"]), read(message)
         told = next(iter(message.content.config_records.values()))
         made, kind = gradient(sent, partition), "gradient"
-        facts: dict[str, Any] = {NORM: norm(made)}
         if told["reply"] == "step":
             rate = np.float32(told["learning-rate"])
-            made, kind, facts = {n: (sent[n] - rate * made[n]).astype(np.float32) for n in sent}, "weights", {}
-        extra = {RECORD: ConfigRecord({KIND: kind, **facts})} if stamp else {}
+            made, kind = {n: (sent[n] - rate * made[n]).astype(np.float32) for n in sent}, "weights"
+        extra = {RECORD: stamp_of(record(made), kind)} if stamp else {}
         return reply(message, made, len(examples(partition)[0]), **extra)
 
     return app

@@ -8,13 +8,14 @@ from flwr.clientapp.mod import fixedclipping_mod
 from flwr.serverapp.strategy import DifferentialPrivacyClientSideFixedClipping as ClientClipping
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping as ServerClipping
 from flwr.serverapp.strategy import FedAvg
-from numpy_apps import ConfigRecord, examples, gradient, initial, read, reply, server, sgd_app
+from numpy_apps import examples, gradient, initial, read, record, reply, server, sgd_app
 
+from fl_privacy.clients.stamp import RECORD
+from fl_privacy.clients.stamp import stamp as stamp_of
 from fl_privacy.errors import UserError
 from fl_privacy.sims.local import run_simulation
 from fl_privacy.strategies import CaptureUpdates, FedSGD
 from fl_privacy.updates import UpdateStore
-from fl_privacy.updates.protocol import KIND, NORM, RECORD
 
 CLIENTS, ROUNDS, RATE = 4, 5, 0.2
 ALL = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
@@ -116,15 +117,13 @@ def test_a_reply_without_a_stamp_is_refused(how):
         run(lambda: FedSGD(RATE, reply=how, **ALL), sgd_app(stamp=False))
 
 
-def crooked_app(arrays_of, kind="gradient", said=None) -> ClientApp:
+def crooked_app(arrays_of, kind="gradient") -> ClientApp:
     app = ClientApp()
 
     @app.train()
     def train(message: Message, context) -> Message:
         arrays = arrays_of(read(message))
-        norm = float(np.sqrt(sum(np.square(a, dtype=np.float64).sum() for a in arrays.values())))
-        stamp = {KIND: kind, NORM: norm if said is None else said}
-        return reply(message, arrays, 3, **{RECORD: ConfigRecord(stamp)})
+        return reply(message, arrays, 3, **{RECORD: stamp_of(record(arrays), kind)})
 
     return app
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import LinearAttack
+from fl_privacy.attacks.base import LayerAttack, layers_of
 from fl_privacy.errors import UserError
-from fl_privacy.updates import Layer, Update, resolve_layers
+from fl_privacy.updates import Layer, Update
 
 
-class InputReconstruction(LinearAttack):
+class InputReconstruction(LayerAttack):
     """Classify the signal-weighted mean of the client's inputs, read off its first dense layer.
 
     The gradient of a dense layer is ``G = sum_i d_i x_i^T`` and that of its bias ``b = sum_i d_i`` (d_i: signal
@@ -40,13 +40,12 @@ class InputReconstruction(LinearAttack):
     beats classifying raw coordinates across corpora is this project's measurement (docs/architecture.md).
     """
 
-    def __init__(self, layers: Sequence[str] = ("first",), C: float = 1e-2) -> None:
-        super().__init__(C)
-        self.layers = layers
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2) -> None:
+        super().__init__(layers, C)
 
     def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Return the reconstructed mean inputs, shape (n, total inputs of the layers)."""
-        self.layers_: tuple[Layer, ...] = resolve_layers(_shapes(updates), self.layers)
+        self.layers_: tuple[Layer, ...] = layers_of(updates, self.layers)
         return np.stack([np.concatenate([_mean_input(update, layer) for layer in self.layers_]) for update in updates])
 
     def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
@@ -72,13 +71,9 @@ def _mean_input(update: Update, layer: Layer) -> NDArray[np.float64]:
     weight, bias = update.arrays[layer.weight], update.arrays[layer.bias]
     if layer.transposed:
         weight = weight.T
-    square = float(np.dot(bias, bias))
-    if square == 0.0:  # a client that learned nothing, or an update pruned to nothing
+    scale = float(np.abs(bias).max())
+    if scale == 0.0:  # a client that learned nothing, or an update pruned to nothing
         return np.zeros(weight.shape[1])
-    return (weight.T @ bias).astype(np.float64) / square
-
-
-def _shapes(updates: Sequence[Update]) -> dict[str, tuple[int, ...]]:
-    if not updates:
-        raise UserError("there is no update to attack")
-    return {name: array.shape for name, array in updates[0].arrays.items()}
+    # Scaled first: the squares of late, small gradients would underflow.
+    signal = bias / np.float32(scale)
+    return (weight.T @ signal).astype(np.float64) / (scale * float(np.dot(signal, signal)))

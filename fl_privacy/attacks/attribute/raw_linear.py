@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import LinearAttack
-from fl_privacy.updates import Update, resolve_layers
+from fl_privacy.attacks.base import LayerAttack, layers_of
+from fl_privacy.updates import Update
 
 _BLOCK_BYTES = 128 * 2**20
 
 
-class RawLinear(LinearAttack):
+class RawLinear(LayerAttack):
     """Standardise every coordinate of the chosen layers by the attacker's own updates, and classify linearly.
 
     With far more coordinates than updates, an L2-penalised linear classifier depends on the updates only through
@@ -33,14 +33,12 @@ class RawLinear(LinearAttack):
         The arrays read.
     """
 
-    def __init__(self, layers: Sequence[str] = ("first",), C: float = 1.0) -> None:
-        super().__init__(C)
-        self.layers = layers
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1.0) -> None:
+        super().__init__(layers, C)
 
     def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent the attacker's own updates by their Gram matrix; they are read again by `transform`."""
-        shapes = {name: array.shape for name, array in updates[0].arrays.items()}
-        self.arrays_ = tuple(name for layer in resolve_layers(shapes, self.layers) for name in layer.arrays)
+        self.arrays_ = tuple(name for layer in layers_of(updates, self.layers) for name in layer.arrays)
         self._own = list(updates)
         gram = np.zeros((len(updates), len(updates)))
         for mine, _ in self._blocks([]):
