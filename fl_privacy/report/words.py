@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
@@ -15,6 +16,9 @@ BLIND = {
     "majority": "always naming the larger class",
 }
 """What a baseline looks at."""
+
+DECIDING = "permuted-private-labels"
+"""The permutation that tests the claim: whether the scores have to do with the private speakers' attribute."""
 
 SHOWN, NOT_SHOWN, UNRESOLVED = "shown", "not shown", "unresolved"
 
@@ -128,13 +132,16 @@ def verdict(run: Run) -> Verdict:
     """Hold the primary attack against its best blind baseline and its permutations.
 
     A leak counts as shown when both hold: the interval of the difference to the best blind baseline lies above zero,
-    and every permutation p-value is at most one minus the confidence. Neither: not shown. Where they disagree, or one
-    cannot be told: unresolved.
+    and the p-value of permuting the private speakers' labels is at most one minus the confidence. Neither: not shown.
+    Where they disagree, or one cannot be told: unresolved.
+
+    Permuting the attacker's own labels is told beside it and decides nothing: an attacker trained on permuted labels
+    sorts by some voice all the same, and may sort the private speakers well (or all wrong), so its null is wide.
     """
     if run.primary is None:
         return Verdict(UNRESOLVED, "Nothing is claimed", ("The result holds no claim.",))
     over = run.claim(run.primary, OVER_BLIND)
-    permuted = [c for c in (run.permuted(run.primary, name) for name in PERMUTATIONS) if c is not None]
+    permuted = {name: run.permuted(run.primary, name) for name in PERMUTATIONS}
     confidence = next((c.confidence for c in (over, run.claim(run.primary, "auc")) if c and c.confidence), 0.95)
     beats, why_blind = _against_blind(run, over)
     rare, why_permuted = _against_permutations(permuted, 1 - confidence)
@@ -172,24 +179,23 @@ def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]
     return False, [f"{rival}; {gap} ({ends}), which does not show that the attack does better."]
 
 
-def _against_permutations(permuted: list[Control], alpha: float) -> tuple[bool | None, list[str]]:
-    told = [c for c in permuted if c.p_value is not None and c.n_permutations]
-    if not told:
-        return None, ["There is no permutation test."]
+def _against_permutations(permuted: Mapping[str, Control | None], alpha: float) -> tuple[bool | None, list[str]]:
     sentences = []
-    for control in told:
-        assert control.p_value is not None
-        assert control.n_permutations is not None
-        as_good = round(control.p_value * (1 + control.n_permutations)) - 1
-        sentences.append(
-            f"With the labels of the {PERMUTATIONS[control.control]} permuted, the AUC was at least as high in "
-            f"{as_good:,} of {control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
-            f"(the smallest possible is {p_value(control.smallest_p_value)})."
-        )
+    for name, whose in PERMUTATIONS.items():
+        control = permuted.get(name)
+        if control is not None and control.p_value is not None and control.n_permutations:
+            as_good = round(control.p_value * (1 + control.n_permutations)) - 1
+            sentences.append(
+                f"With the labels of the {whose} permuted, the AUC was at least as high in {as_good:,} of "
+                f"{control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
+                f"(the smallest possible is {p_value(control.smallest_p_value)})."
+            )
+    test = permuted.get(DECIDING)
+    if test is None or test.p_value is None or not test.n_permutations:
+        return None, [*sentences, "There is no permutation test of the private speakers' labels."]
     # The tolerance is for a p of exactly alpha, such as 0.1 against 1 - 0.9.
     limit = alpha + 1e-9
-    few = [c.n_permutations for c in told if (c.smallest_p_value or 1.0) > limit]
-    if few:
-        sentences.append(f"{few[0]} permutations cannot give a p-value as small as {p_value(alpha)}.")
+    if (test.smallest_p_value or 1.0) > limit:
+        sentences.append(f"{test.n_permutations} permutations cannot give a p-value as small as {p_value(alpha)}.")
         return None, sentences
-    return all(c.p_value is not None and c.p_value <= limit for c in told), sentences
+    return test.p_value <= limit, sentences

@@ -66,6 +66,8 @@ class FederatedSER:
         """Do every stage that is not done."""
         settings = self.settings
         with _logs_to(folder.path / "log.txt"):
+            if not folder.done("victim"):
+                self._check_strangers()
             folder.stage("victim", lambda path: self._federation(path, "victim", settings.simulation.seed))
             names = [f"shadow-{i}" for i in range(settings.shadow.federations)]
             for number, name in enumerate(names):
@@ -96,6 +98,17 @@ class FederatedSER:
     @cached_property
     def _auxiliary(self) -> list[FeatureTable]:
         return [self._features(choice) for choice in self.settings.auxiliary]
+
+    def _check_strangers(self) -> None:
+        """Refuse auxiliary recordings that are private ones, under whatever name they came."""
+        private = {self._private.corpus.fingerprint(u): u.id for u in self._private.corpus}
+        for table in self._auxiliary:
+            shared = [u.id for u in table.corpus if table.corpus.fingerprint(u) in private]
+            if shared:
+                raise UserError(
+                    f"{len(shared)} recording(s) of the auxiliary corpus {table.corpus.name!r} are private ones too, "
+                    f"such as {shared[0]!r}: the attacker owns other speakers"
+                )
 
     def _features(self, choice: CorpusChoice) -> FeatureTable:
         corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self.settings.task)

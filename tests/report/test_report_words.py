@@ -27,7 +27,7 @@ def run_of(
                 metric="auc_over_best_blind", value=value, low=low, high=high, conditions={"best_blind": best}, **shared
             )
         )
-    named = {"permuted-auxiliary-labels": p, "permuted-private-labels": second_p}
+    named = {"permuted-auxiliary-labels": second_p, "permuted-private-labels": p}
     controls = [
         Control(metric="auc", value=0.5, control=name, of="a", n_permutations=permutations, p_value=value, **shared)
         for name, value in named.items()
@@ -42,7 +42,8 @@ def run_of(
         ({}, words.SHOWN),
         ({"second_p": 0.05}, words.SHOWN),
         ({"p": 0.06}, words.UNRESOLVED),
-        ({"second_p": 0.06}, words.UNRESOLVED),
+        ({"second_p": 0.6}, words.SHOWN),  # permuting the attacker's labels is told, and decides nothing
+        ({"p": None, "second_p": 0.02}, words.UNRESOLVED),
         ({"over": (0.3, -0.01, 0.5)}, words.UNRESOLVED),
         ({"over": (0.3, 0.0, 0.5)}, words.UNRESOLVED),
         ({"over": (0.3, 0.0, 0.5), "p": 0.4}, words.NOT_SHOWN),
@@ -105,4 +106,3 @@ def test_real_runs_get_the_verdict_that_their_making_deserves(make):
 
     assert kind(make(shift=4.0, speakers=40)) == words.SHOWN
     assert kind(make(shift=-1.0, speakers=40)) == words.NOT_SHOWN
-    assert kind(make(shift=4.0, speakers=40, permutations=5)) == words.UNRESOLVED
