@@ -80,24 +80,26 @@ def scores_csv(evaluation: Evaluation) -> str:
 
 def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
     """Return a short table of plain text: each attack's speaker-level claims, then what they are held against."""
-    attacks = list(dict.fromkeys(claim.attack for claim in claims))
     metrics = ("auc", "uar", "tpr_at_fpr_0.01", "auc_over_best_blind")
-    heads = ("per speaker", "AUC", "UAR", "TPR at 1 % FPR", "AUC over best blind", "p (permuted)")
+    heads = ("per speaker", "AUC", "UAR", "TPR at 1 % FPR", "AUC over best blind", "p aux", "p private")
     rows: list[tuple[str, ...]] = [heads]
+    attacks = list(dict.fromkeys(claim.attack for claim in claims))
     for attack in attacks:
         mine = {c.metric: c for c in claims if c.attack == attack and c.unit == "speaker"}
-        p = next((c.p_value for c in controls if c.of == attack and c.control == "permuted-auxiliary-labels"), None)
-        rows.append((attack, *(_cell(mine.get(metric)) for metric in metrics), "" if p is None else f"{p:.3f}"))
+        p = {c.control: c.p_value for c in controls if c.of == attack and c.p_value is not None}
+        permuted = (p.get("permuted-auxiliary-labels"), p.get("permuted-private-labels"))
+        rows.append(
+            (attack, *(_cell(mine.get(m)) for m in metrics), *("" if v is None else f"{v:.4f}" for v in permuted))
+        )
     for name in dict.fromkeys(c.control for c in controls if c.p_value is None):
         found = {c.metric: c for c in controls if c.control == name and c.unit == "speaker"}
-        rows.append((name, *(_cell(found.get(metric)) for metric in metrics), ""))
+        rows.append((name, *(_cell(found.get(metric)) for metric in metrics), "", ""))
     for control in controls:
-        if control.control == "permuted-auxiliary-labels" and control.of == attacks[0]:
-            rows.append((control.control, _cell(control), "", "", "", ""))
+        if control.p_value is not None and control.of == attacks[0]:
+            rows.append((control.control, _cell(control), "", "", "", "", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def _cell(claim: Claim | None) -> str:

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy._processes import cores
+from fl_privacy._processes import cores, one_thread
 from fl_privacy.corpora.base import AudioError, AudioSource, Corpus, Excluded, Utterance
 from fl_privacy.features import _workers
 from fl_privacy.features._errors import FeatureError
@@ -139,7 +138,7 @@ def _compute(
     utterances: Sequence[Utterance], name: str, extractor: Extractor, source: AudioSource, processes: int | None
 ) -> Iterator[tuple[Utterance, _Outcome]]:
     """Yield features, in any order, from as many processes as asked for or as pay for themselves."""
-    with _one_thread():
+    with one_thread():
         if processes is None:
             trial, rest = utterances[:_TRIAL], utterances[_TRIAL:]
             began = time.perf_counter()
@@ -180,16 +179,3 @@ def _in_pool(
             yield from zip(batch_of[future], future.result(), strict=True)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute on one thread, as the workers do: sums over several would differ in the last bit."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,6 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fl_privacy._processes import one_thread
 from fl_privacy.clients.mods import identity_mod
 from fl_privacy.errors import UserError
 from fl_privacy.sims import _flower
@@ -72,7 +73,7 @@ def run_simulation(
     client: ClientApp = _flower.load_app(client_app)
     config = dict(run_config or {})
     context = Context(_RUN_ID, _flower.SERVER_NODE_ID, {}, RecordDict(), config)
-    with _flower.run_identity(_RUN_ID), _own_randomness(seed, "server"), _one_thread():
+    with _flower.run_identity(_RUN_ID), _own_randomness(seed, "server"), one_thread():
         server(LocalGrid(client, num_supernodes, config, seed, on_message), context)
     return context
 
@@ -216,15 +217,3 @@ def _own_randomness(*key: Any) -> Iterator[None]:
         random.setstate(saved[0])
         np.random.set_state(saved[1])  # noqa: NPY002
         torch.random.set_rng_state(saved[2])
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    import torch
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import multiprocessing
@@ -13,20 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fl_privacy._processes import cores, prepare_worker
-from fl_privacy.attacks.evaluate import conclude
-from fl_privacy.attacks.files import read_result, save
-from fl_privacy.audit import Audit, Claim, standardise_runs
+from fl_privacy.attacks.files import read_result
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.config import ConfigError, SimulationFile, load, parse_value
 from fl_privacy.errors import UserError
-from fl_privacy.report import write_report
 from fl_privacy.sims.federated_ser import Progress
+from fl_privacy.sims.merge import merge_seeds
 from fl_privacy.sims.run import default_folder, run_file
-
-_IN_SCORES = ("attack", "speaker", "label", "score", "decision")
 
 
 @dataclass(frozen=True)
@@ -100,7 +93,7 @@ def sweep(
     _run_all(cells, processes or cores(), progress)
     entries: list[dict[str, Any]] = []
     for cell in cells:
-        _merge(cell)
+        merge_seeds(cell.folder, cell.files, [cell.run_folder(file) for file in cell.files])
         shown = {"settings": dict(cell.settings), "seeds": [f.simulation.seed for f in cell.files]}
         entries.append({**shown, "path": str((cell.folder / "result.json").relative_to(root))})
         entries += [
@@ -279,87 +272,3 @@ def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:
 
 def _run_one(settings: dict[str, Any], folder: str) -> None:
     run_file(SimulationFile.model_validate(settings), Path(folder))
-
-
-# ------------------------------------------------------------------ seeds
-
-
-def _merge(cell: Cell) -> None:
-    """Write a cell's merged result: each speaker's standardised scores averaged over the seeds."""
-    folders = [cell.run_folder(file) for file in cell.files]
-    results = [read_result(folder / "result.json") for folder in folders]
-    rows = [_read_scores(folder / "scores.csv") for folder in folders]
-    first = next(Claim.from_dict(c) for c in results[0]["claims"] if c["primary"])
-    confidence = cell.files[0].audit.confidence
-    positive, _ = _labels_of(results[0], rows[0])
-    merged = {name: standardise_runs([_audit(r[name], name, positive, confidence) for r in rows]) for name in rows[0]}
-    attacks = list(dict.fromkeys(claim["attack"] for claim in results[0]["claims"]))
-    permuted = {}
-    for name in attacks:
-        runs = [np.load(folder / "audit" / "permuted.npz", allow_pickle=False)[name] for folder in folders]
-        permuted[name] = np.array(
-            [
-                standardise_runs(
-                    [_audit(r[name], name, positive, confidence, run[k]) for r, run in zip(rows, runs, strict=True)]
-                ).speaker_scores()[1]
-                for k in range(len(runs[0]))
-            ]
-        )
-    evaluation = conclude(
-        {name: merged[name] for name in attacks},
-        {name: audit for name, audit in merged.items() if name not in attacks},
-        permuted,
-        seed=cell.files[0].simulation.seed,
-        **{
-            key: getattr(first, key)
-            for key in ("target", "algorithm", "attribute", "attacker", "defense", "protocol", "conditions")
-        },
-        seeds=tuple(file.simulation.seed for file in cell.files),
-    )
-    utilities = [result["utility"] for result in results]
-    scores = {key: [u[key] for u in utilities] for key in ("uar", "accuracy")}
-    save(
-        evaluation,
-        cell.folder,
-        simulation=cell.files[0].resolved(),
-        merged_seeds=[file.simulation.seed for file in cell.files],
-        threat_model=results[0]["threat_model"],
-        utility={
-            **{key: None if None in values else float(np.mean(values)) for key, values in scores.items()},
-            "by_seed": scores,
-            "task": utilities[0]["task"],
-            "chance_uar": utilities[0]["chance_uar"],
-        },
-        corpora=results[0]["corpora"],
-    )
-    write_report(cell.folder)
-
-
-def _read_scores(path: Path) -> dict[str, list[dict[str, str]]]:
-    """Read the speakers' rows of scores.csv by attack, sorted by speaker."""
-    found: dict[str, list[dict[str, str]]] = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["unit"] == "speaker":
-                found.setdefault(row["attack"], []).append({key: row[key] for key in _IN_SCORES})
-    return found
-
-
-def _audit(rows: Sequence[Mapping[str, str]], name: str, positive: str, confidence: float, scores: Any = None) -> Audit:
-    own = [float(row["score"]) for row in rows]
-    return Audit(
-        own if scores is None else scores,
-        [row["label"] for row in rows],
-        [row["speaker"] for row in rows],
-        positive=positive,
-        confidence=confidence,
-        name=name,
-        decisions=[float(row["decision"]) for row in rows] if scores is None else scores,
-    )
-
-
-def _labels_of(result: Mapping[str, Any], rows: Mapping[str, Sequence[Mapping[str, str]]]) -> tuple[str, str]:
-    """Return the positive and the negative label of a run."""
-    labels = sorted({row["label"] for row in next(iter(rows.values()))})
-    positive = result["simulation"]["private"].get("positive", labels[-1])
-    return positive, next(label for label in labels if label != positive)

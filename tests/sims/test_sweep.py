@@ -117,7 +117,7 @@ def test_joined_keys_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     cells: list[Any] = []
     monkeypatch.setattr(module, "_run_all", lambda c, *_: cells.extend(c))
-    monkeypatch.setattr(module, "_merge", lambda cell: None)
+    monkeypatch.setattr(module, "merge_seeds", lambda *_: None)
     monkeypatch.setattr(module, "table", lambda root: "")
     (tmp_path / "s").mkdir()
     sweep(
