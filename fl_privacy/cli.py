@@ -66,12 +66,15 @@ def run(
     """Run a simulation: federation, attacks, audit, report."""
     from fl_privacy.attacks.files import read_result, table
     from fl_privacy.audit import Claim, Control
-    from fl_privacy.sims.run import run as run_simulation_file
+    from fl_privacy.config import load
+    from fl_privacy.sims.federated_ser import FederatedSER
+    from fl_privacy.sims.run import default_folder, run_file
 
+    file = load(source, settings or [])
+    print(FederatedSER(file).threat_model.describe(), end="\n\n", flush=True)
     with _progress(quiet) as progress:
-        folder = run_simulation_file(source, settings or [], out=out, progress=progress)
+        folder = run_file(file, out or default_folder(source, file), progress)
     result = read_result(folder / "result.json")
-    print(result["threat_model"]["words"], end="\n\n")
     claims = [Claim.from_dict(c) for c in result["claims"]]
     print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
     if result["utility"].get("uar") is not None:
