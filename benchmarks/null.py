@@ -17,10 +17,11 @@ from benchmarks._result import Result, Row
 from fl_privacy.audit import Audit
 from fl_privacy.sims.sweep import sweep
 
+VOICES = {"speakers": 24, "utterances": 8, "gender_effect": 0.0}
 SETTINGS: dict[str, Any] = {
     "simulation": {"kind": "federated-ser"},
-    "private": {"corpus": "synthetic", "options": {"speakers": 24, "utterances": 8, "gender_effect": 0.0}},
-    "auxiliary": [{"corpus": "synthetic", "options": {"speakers": 24, "utterances": 8, "gender_effect": 0.0}}],
+    "private": {"corpus": "synthetic", "options": VOICES | {"seed": 1}},
+    "auxiliary": [{"corpus": "synthetic", "options": VOICES | {"seed": 1001}}],
     "federation": {"rounds": 40},
     "capture": {"arrays": ["fc1"]},
     "attack": [{"name": "input-reconstruction"}, {"name": "raw-linear"}],

@@ -25,7 +25,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
 from fl_privacy.report import write_report
 from fl_privacy.sims.local import run_simulation
-from fl_privacy.sims.partition import partition, task_corpus
+from fl_privacy.sims.partition import corpus_names, partition, task_corpus
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training import write_federation
 from fl_privacy.updates import Labels, ThreatModel, UpdateStore
@@ -121,10 +121,12 @@ class FederatedSER:
         """Partition, run the federation, and leave its store, labels and utility."""
         settings, private = self.settings.federation, name == "victim"
         tables = [self._private] if private else self._auxiliary
+        names = corpus_names([table.corpus.name for table in (self._private, *self._auxiliary)])
         made = partition(
             tables,
             settings,
             self.settings.task,
+            names_of_corpora=names[:1] if private else names[1:],
             attribute=self.settings.private.attribute,
             how=self.settings.features.normalise,
             seed=seed,

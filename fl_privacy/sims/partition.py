@@ -63,6 +63,7 @@ def partition(
     settings: FederationSettings,
     task: Task,
     *,
+    names_of_corpora: Sequence[str],
     attribute: str,
     how: str,
     seed: int,
@@ -78,6 +79,8 @@ def partition(
         Folds, shards, equal shares.
     task : Task
         What is learned.
+    names_of_corpora : sequence of str
+        What each table's speakers are told apart by: ``<name>/<speaker>``.
     attribute : str
         The column of the label file that the attacker wants.
     how : str
@@ -90,7 +93,7 @@ def partition(
     rng = np.random.default_rng([seed, 11])
     blocks: list[_Rows] = []
     test: list[_Rows] = []
-    for table, corpus in zip(tables, corpus_names([table.corpus.name for table in tables]), strict=True):
+    for table, corpus in zip(tables, names_of_corpora, strict=True):
         names = [f"{corpus}/{s}" for s in table.corpus.speakers]
         held = _fold(names, settings, seed) if hold_out else ()
         speakers = [f"{corpus}/{u.speaker}" for u in table.corpus]

@@ -110,16 +110,7 @@ def sweep(
 
 def table(root: Path) -> str:
     """Return the sweep's table as plain text: one line a cell, the primary attack per speaker and its controls."""
-    heads = (
-        "settings",
-        "seeds",
-        "AUC per speaker",
-        "UAR per speaker",
-        "best blind AUC",
-        "over best blind",
-        "p",
-        "SER UAR",
-    )
+    heads = ("settings", "seeds", "AUC", "UAR", "best blind AUC", "over best blind", "p aux", "p private", "SER UAR")
     rows: list[tuple[str, ...]] = [heads]
     for entry in json.loads((root / "sweep.json").read_text(encoding="utf-8")):
         if "seeds" not in entry:
@@ -134,7 +125,7 @@ def table(root: Path) -> str:
         utility = result["utility"]["uar"]
         rows.append(
             (
-                " ".join(f"{k.rsplit('.', 1)[-1]}={v}" for k, v in entry["settings"].items()) or "-",
+                _settings(entry["settings"]) or "-",
                 str(len(entry["seeds"])),
                 _shown(mine["auc"]),
                 _shown(mine["uar"]),
@@ -147,6 +138,13 @@ def table(root: Path) -> str:
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    """Return the varied settings, keys by their last part where that tells them apart."""
+    last = [key.rsplit(".", 1)[-1] for key in settings]
+    keys = [short if last.count(short) == 1 else key for key, short in zip(settings, last, strict=True)]
+    return " ".join(f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True))
 
 
 def _shown(claim: Mapping[str, Any]) -> str:

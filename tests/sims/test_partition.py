@@ -11,7 +11,7 @@ from fl_privacy.config import FederationSettings, Task
 from fl_privacy.corpora import Corpus, Utterance
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable
-from fl_privacy.sims.partition import partition, task_corpus
+from fl_privacy.sims.partition import corpus_names, partition, task_corpus
 
 TASK = Task()
 
@@ -45,7 +45,14 @@ def table(made: Corpus) -> FeatureTable:
 def cut(tables, seed=1, how="none", hold_out=True, **options):
     tables = tables if isinstance(tables, list) else [tables]
     return partition(
-        tables, FederationSettings(**options), TASK, attribute="gender", how=how, seed=seed, hold_out=hold_out
+        tables,
+        FederationSettings(**options),
+        TASK,
+        names_of_corpora=corpus_names([t.corpus.name for t in tables]),
+        attribute="gender",
+        how=how,
+        seed=seed,
+        hold_out=hold_out,
     )
 
 

@@ -230,7 +230,7 @@ def test_a_mixed_sample_rate_stereo_folder_runs(tmp_path: Path) -> None:
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     folder = run(
         SMALL,
-        [f'private={{corpus="folder", root="{tmp_path}", attribute="gender"}}', "federation.rounds=2"],
+        [f'private={{corpus="folder", root="{tmp_path}", attribute="gender"}}', "federation.rounds=10"],
         out=tmp_path / "run",
     )
     assert primary(result_of(folder), "auc")["n_speakers"] == 8
