@@ -1,7 +1,8 @@
 """Capture and attack 200 rounds x 10 clients of 286,596 parameters: anonymous memory, and what capture adds to a round.
 
-The local engine runs the SER app's own network (988 inputs) on random features. Time is the process's CPU and wall time
-of a round with and without `CaptureUpdates`, in alternating runs; memory is the peak of RssAnon, sampled every 10 ms in
+The local engine runs the SER app's own network (988 inputs) on random features. Time is the wall time of a round, in
+alternating blocks of 20 rounds of one federation with and without `CaptureUpdates`,
+until the updates are on disk; memory is the peak of RssAnon, sampled every 10 ms in
 a fresh process, libraries included.
 """
 
@@ -15,11 +16,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks._result import Result, Row
 
 GIB = 2**30
-_CLIENTS, _A_ROUND, _INPUTS, _EXAMPLES = 40, 10, 988, 23
+_CLIENTS, _A_ROUND, _INPUTS, _EXAMPLES, _BLOCK = 40, 10, 988, 23, 20
 
 
 def run(full: bool) -> Result:
@@ -42,23 +44,16 @@ def run(full: bool) -> Result:
                 )
             )
     for algorithm in ("fedsgd", "fedavg"):
-        plain: list[float] = []
-        captured: list[float] = []
-        for number in range(9 if full else 5):
-            for wanted, times in (
-                ((False, plain), (True, captured)) if number % 2 else ((True, captured), (False, plain))
-            ):
-                with tempfile.TemporaryDirectory() as folder:
-                    times.append(_child(f"time-{algorithm}{'-captured' if wanted else ''}", Path(folder))["seconds"])
-        ours, rival = statistics.median(captured), statistics.median(plain)
+        with tempfile.TemporaryDirectory() as folder:
+            told = _child(f"time-{algorithm}-{60 if full else 24}", Path(folder))
         rows.append(
             Row(
                 case=f"round of 10 {algorithm} clients, local engine, with CaptureUpdates",
-                ours=1000 * ours,
-                rival=1000 * rival,
+                ours=1000 * told["captured"],
+                rival=1000 * told["plain"],
                 rival_name="without",
                 unit="ms",
-                ratio=ours / rival,
+                ratio=told["captured"] / told["plain"],
                 aim=1.10,
                 aim_is="at_most",
             )
@@ -90,21 +85,24 @@ def _main(action: str, place: Path) -> None:
     logging.getLogger("flwr").handlers = [logging.NullHandler()]
     if action == "write":
         with _Peak() as peak:
-            _federate(place, rounds=200, captured=True)
+            _federate(place, 200)
         print(json.dumps({"peak": peak.bytes}))
     elif action == "attack":
         with _Peak() as peak:
             _attack(place)
         print(json.dumps({"peak": peak.bytes}))
     else:
-        _, algorithm, *captured = action.split("-")
-        print(json.dumps({"seconds": _federate(place, rounds=40, captured=bool(captured), algorithm=algorithm)}))
+        _, algorithm, blocks = action.split("-")
+        print(json.dumps(_federate(place, _BLOCK * int(blocks), algorithm, alternating=True)))
 
 
-def _federate(place: Path, rounds: int, captured: bool, algorithm: str = "fedsgd") -> float:
-    """Run a federation and return the median wall time of a round, in seconds."""
+def _federate(place: Path, rounds: int, algorithm: str = "fedsgd", alternating: bool = False) -> dict[str, float]:
+    """Run a federation under capture, or in blocks with and without in turn; return the median seconds of a round.
+
+    A block's time runs until its updates are on disk.
+    """
     import numpy as np
-    from flwr.app import ArrayRecord, Context, MetricRecord
+    from flwr.app import ArrayRecord, Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import FedAvg, Strategy
 
@@ -119,23 +117,42 @@ def _federate(place: Path, rounds: int, captured: bool, algorithm: str = "fedsgd
         x, y = rng.standard_normal((_EXAMPLES, _INPUTS), np.float32), rng.integers(0, 4, _EXAMPLES)
         clients.append(ClientData(x, y, x[:0], y[:0]))
     write_federation(place / "data", clients, list("abcd"), clients[0].train_features[:0], clients[0].train_labels[:0])
-    Labels({str(i): {"speaker": f"s{i}", "gender": "fm"[i % 2]} for i in range(_CLIENTS)}).write(place / "labels.csv")
-    marks: list[float] = []
+    for side in ("private", "own"):
+        people = {str(i): {"speaker": f"{side}-{i}", "gender": "fm"[i % 2]} for i in range(_CLIENTS)}
+        Labels(people).write(place / f"{side}.csv")
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+
+    class Alternating(CaptureUpdates):
+        began = 0.0
+
+        def capturing(self, server_round: int) -> bool:
+            return not alternating or (server_round - 1) // _BLOCK % 2 == 1
+
+        def configure_train(self, server_round: int, *args: Any) -> Any:
+            if (server_round - 1) % _BLOCK == 0:
+                self.began = time.perf_counter()
+            if self.capturing(server_round):
+                return super().configure_train(server_round, *args)
+            return self.strategy.configure_train(server_round, *args)
+
+        def aggregate_train(self, server_round: int, replies: Any) -> Any:
+            if self.capturing(server_round):
+                aggregated = super().aggregate_train(server_round, replies)
+            else:
+                aggregated = self.strategy.aggregate_train(server_round, replies)
+            if server_round % _BLOCK == 0:
+                self.store.flush()
+                seconds[self.capturing(server_round)].append((time.perf_counter() - self.began) / _BLOCK)
+            return aggregated
+
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         sampling = {"fraction_train": 1e-9, "min_train_nodes": _A_ROUND, "fraction_evaluate": 0.0}
-        strategy: Strategy = FedSGD(**sampling) if algorithm == "fedsgd" else FedAvg(**sampling)  # type: ignore[arg-type]
-        if captured:
-            strategy = CaptureUpdates(strategy, UpdateStore(place / "updates"))
-
-        def mark(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
-            marks.append(time.perf_counter())
-            return None
-
-        strategy.start(grid, ArrayRecord(SERNet(_INPUTS).state_dict()), num_rounds=rounds, evaluate_fn=mark)
-        marks.append(time.perf_counter())  # until everything is on disk
+        plain: Strategy = FedSGD(**sampling) if algorithm == "fedsgd" else FedAvg(**sampling)  # type: ignore[arg-type]
+        strategy = Alternating(plain, UpdateStore(place / "updates"))
+        strategy.start(grid, ArrayRecord(SERNet(_INPUTS).state_dict()), num_rounds=rounds)
 
     settings = {
         "data": str(place / "data"),
@@ -148,21 +165,24 @@ def _federate(place: Path, rounds: int, captured: bool, algorithm: str = "fedsgd
         "defenses": "[]",
     }
     run_simulation(app, "fl_privacy.clients.ser:app", _CLIENTS, settings)  # type: ignore[arg-type]
-    # Round 1 pays for imports; the time until the last round is on disk is shared out over all rounds.
-    return (marks[-1] - marks[1]) / (rounds - 1)
+    # The first block of each pays for imports and for the first use of memory.
+    return {
+        "captured": statistics.median(seconds[True][1:] or [0.0]),
+        "plain": statistics.median(seconds[False][1:] or [0.0]),
+    }
 
 
 def _attack(place: Path) -> None:
     from fl_privacy import UpdateStore, evaluate
     from fl_privacy.attacks.attribute import InputReconstruction, RawLinear
 
-    store, labels = UpdateStore(place / "updates"), place / "labels.csv"
+    store = UpdateStore(place / "updates")  # on both sides: what is measured is memory
     evaluate(
         [InputReconstruction(), RawLinear(layers=["all"])],
         store,
         shadow=store,
-        labels=labels,
-        shadow_labels=labels,
+        labels=place / "private.csv",
+        shadow_labels=place / "own.csv",
         attribute="gender",
         permutations=2,
     )

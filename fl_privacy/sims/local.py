@@ -21,7 +21,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from fl_privacy._processes import one_thread
+from fl_privacy._processes import keep_freed_memory, one_thread
 from fl_privacy.clients.mods import identity_mod
 from fl_privacy.errors import UserError
 from fl_privacy.sims import _flower
@@ -72,6 +72,7 @@ def run_simulation(
     server: ServerApp = _flower.load_app(server_app)
     client: ClientApp = _flower.load_app(client_app)
     config = dict(run_config or {})
+    keep_freed_memory()
     context = Context(_RUN_ID, _flower.SERVER_NODE_ID, {}, RecordDict(), config)
     with _flower.run_identity(_RUN_ID), _own_randomness(seed, "server"), one_thread():
         server(LocalGrid(client, num_supernodes, config, seed, on_message), context)

@@ -111,7 +111,7 @@ class CaptureUpdates(Strategy):
         """Record the replies as they came, then delegate."""
         replies = list(replies)
         if self._models:
-            self.store.append(server_round, self._models, self._records(replies))
+            self.store.append(server_round, [model.arrays for model in self._models], self._records(replies))
             if not self._own_start:
                 # Under another wrapper nobody says when the run is over: have each round on disk at once.
                 self.store.flush()
@@ -150,12 +150,11 @@ class CaptureUpdates(Strategy):
         metrics = content.metric_records.values()
         weight = next((record[self._weight_key] for record in metrics if self._weight_key in record), None)
         examples = float(weight) if isinstance(weight, int | float) else None
-        # Records hold immutable bytes: holding on to them is enough, whatever a wrapper puts in their place later.
-        return Reply(client, sent, _Model.of(content), kind, num_examples=examples)
+        return Reply(client, sent, _Model.of(content).arrays, kind, num_examples=examples)
 
 
 class _Model:
-    """The arrays of a message, decoded when called for (by the store's writer thread)."""
+    """The arrays of a message."""
 
     def __init__(self, arrays: dict[str, Array]) -> None:
         self._arrays = arrays
@@ -176,12 +175,10 @@ class _Model:
 
     __hash__ = None  # type: ignore[assignment]
 
-    @functools.cached_property
-    def _decoded(self) -> dict[str, NDArray[Any]]:
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays, as views of the message's bytes."""
         return {name: _view(array) for name, array in self._arrays.items()}
-
-    def __call__(self) -> dict[str, NDArray[Any]]:
-        return self._decoded
 
 
 def _view(array: Array) -> NDArray[Any]:

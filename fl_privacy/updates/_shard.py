@@ -7,9 +7,11 @@ here is read back by the library (here and in the tests).
 
 from __future__ import annotations
 
+import errno
 import json
+import mmap
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,9 @@ _NAMES = {
 }
 
 
-def write(path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = None) -> None:
+def write(
+    path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = None, pages: Pages | None = None
+) -> None:
     """Write arrays to a safetensors file under a temporary name, then rename it.
 
     Parameters
@@ -42,6 +46,8 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = 
         What to write; names are sorted, so that equal content gives equal bytes.
     halved : str, optional
         Arrays whose name starts so are written as bfloat16, rounded to nearest even.
+    pages : Pages, optional
+        Writes past the page cache, where that is possible.
     """
     header: dict[str, Any] = {}
     buffers = []
@@ -65,11 +71,55 @@ def write(path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = 
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb", buffering=0) as file:
-        _write_all(file, len(text).to_bytes(8, "little") + text)
-        for array in buffers:
-            _write_all(file, array.reshape(-1).data.cast("B"))
+    parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little") + text]
+    parts += [array.reshape(-1).view(np.uint8).data for array in buffers]
+    if pages is None or not pages.write(temporary, parts):
+        with temporary.open("wb", buffering=0) as file:
+            for part in parts:
+                _write_all(file, part)
     os.replace(temporary, path)
+
+
+class Pages:
+    """Writes files past the page cache, from one aligned buffer that is used again.
+
+    Copying into fresh page cache takes many times the processor time of the transfer itself (measured: 30 ms against
+    1 ms for 12 MB on a virtual machine), time that a federation in the same process would miss. Where the file system
+    has no such writing, `write` does nothing and says so.
+    """
+
+    def __init__(self) -> None:
+        self._buffer: mmap.mmap | None = None
+
+    def write(self, path: Path, parts: Sequence[bytes | memoryview]) -> bool:
+        """Write the parts, one behind the other; say whether that was possible."""
+        size = sum(len(part) for part in parts)
+        whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        if self._buffer is None or len(self._buffer) < whole:  # (a smaller one is left to its views, and then freed)
+            self._buffer = mmap.mmap(-1, whole)
+        # numpy copies without holding the interpreter's lock, which the federation needs.
+        image = np.frombuffer(self._buffer, np.uint8)
+        at = 0
+        for part in parts:
+            image[at : at + len(part)] = np.frombuffer(part, np.uint8)
+            at += len(part)
+        view = memoryview(self._buffer)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o666)
+        except (AttributeError, OSError):  # no such flag on this system, or not on this file system
+            return False
+        try:
+            done = 0
+            while done < whole:
+                done += os.write(file, view[done:whole])
+            os.ftruncate(file, size)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # larger blocks than a page
+                return False
+            raise
+        finally:
+            os.close(file)
+        return True
 
 
 def _write_all(file: Any, data: Any) -> None:

@@ -16,6 +16,7 @@ from fl_privacy.sims import _flower, local
 from fl_privacy.sims.local import LocalGrid, run_simulation
 from fl_privacy.strategies import CaptureUpdates
 from fl_privacy.updates import StoreError, ThreatModel, UpdateStore
+from fl_privacy.updates._writer import Writer
 from fl_privacy.updates.protocol import IDENTITY_QUERY
 
 CLIENTS = 5
@@ -91,13 +92,13 @@ def test_place_in_the_nesting_is_the_attackers_place(tmp_path):
 
 
 def test_every_round_is_on_disk_when_the_run_is_over_also_under_a_wrapper(tmp_path, monkeypatch):
-    write = UpdateStore._write_round
+    write = Writer._write
 
     def slowly(self, *args):
         time.sleep(0.2)
         write(self, *args)
 
-    monkeypatch.setattr(UpdateStore, "_write_round", slowly)
+    monkeypatch.setattr(Writer, "_write", slowly)
     for name, wrap in [("outer", lambda s: s), ("inner", lambda s: ServerClipping(s, 0.0, 0.1, CLIENTS))]:
         made = CaptureUpdates(flower.FedAvg(**ALL), UpdateStore(tmp_path / name))
         run(lambda made=made, wrap=wrap: wrap(made), weights_app()[0], rounds=3)
