@@ -1,7 +1,7 @@
 """Capture and attack 200 rounds x 10 clients of 286,596 parameters: anonymous memory, and what capture adds to a round.
 
 The local engine runs the SER app's own network (988 inputs) on random features. Time is the wall time of a round, in
-alternating blocks of 20 rounds of one federation with and without `CaptureUpdates`,
+alternating blocks of 40 rounds of one federation with and without `CaptureUpdates`,
 until the updates are on disk; memory is the peak of RssAnon, sampled every 10 ms in
 a fresh process, libraries included.
 """
@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks._result import Result, Row
 
 GIB = 2**30
-_CLIENTS, _A_ROUND, _INPUTS, _EXAMPLES, _BLOCK = 40, 10, 988, 23, 20
+_CLIENTS, _A_ROUND, _INPUTS, _EXAMPLES, _BLOCK = 40, 10, 988, 23, 40
 
 
 def run(full: bool) -> Result:
@@ -45,7 +45,7 @@ def run(full: bool) -> Result:
             )
     for algorithm in ("fedsgd", "fedavg"):
         with tempfile.TemporaryDirectory() as folder:
-            told = _child(f"time-{algorithm}-{60 if full else 24}", Path(folder))
+            told = _child(f"time-{algorithm}-{30 if full else 14}", Path(folder))
         rows.append(
             Row(
                 case=f"round of 10 {algorithm} clients, local engine, with CaptureUpdates",
