@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -176,11 +177,12 @@ def _attack(place: Path) -> None:
     from fl_privacy import UpdateStore, evaluate
     from fl_privacy.attacks.attribute import InputReconstruction, RawLinear
 
-    store = UpdateStore(place / "updates")  # on both sides: what is measured is memory
+    shutil.copytree(place / "updates", place / "again", copy_function=os.link)  # what is measured is memory
+    store, again = UpdateStore(place / "updates"), UpdateStore(place / "again")
     evaluate(
         [InputReconstruction(), RawLinear(layers=["all"])],
         store,
-        shadow=store,
+        shadow=again,
         labels=place / "private.csv",
         shadow_labels=place / "own.csv",
         attribute="gender",

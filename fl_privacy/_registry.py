@@ -36,7 +36,8 @@ def find_object(name: str, table: Mapping[str, str], kind: str, error: type[User
     where = table.get(name, name)
     module_name, colon, attribute = where.partition(":")
     if not (module_name and colon and attribute):
-        raise error(f"unknown {kind} {name!r}. Known: {', '.join(table)}, or package.module:object for your own")
+        known = f"Known: {', '.join(table)}, or" if table else "None is built in; give"
+        raise error(f"unknown {kind} {name!r}. {known} package.module:object for your own")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +32,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one message and exit status 2, without a traceback."""
+    # As with `python -m`: a file's own attacks and extractors are found beside it.
+    sys.path.insert(0, os.getcwd())
     try:
         app()
     except UserError as error:
@@ -80,8 +83,16 @@ def run(
     if result["utility"].get("uar") is not None:
         uar, chance = result["utility"]["uar"], result["utility"]["chance_uar"]
         print(f"\nSER on held-out speakers: UAR {uar:.3f} (chance {chance:.3f})")
+    lost = {c["name"]: n for c in corpora_of(result) if (n := sum(c["left_out"].values()))}
+    if lost:
+        print("left out: " + ", ".join(f"{n} of {name}" for name, n in lost.items()) + " (the report says why)")
     print(f"report: {folder / 'report.html'}")
     print(folder)
+
+
+def corpora_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what a result says of the corpora of both sides."""
+    return [*result["corpora"]["private"], *result["corpora"]["auxiliary"]]
 
 
 @app.command()
@@ -124,8 +135,11 @@ def attack(
     from fl_privacy.attacks.base import make_attacks
     from fl_privacy.attacks.evaluate import evaluate
     from fl_privacy.report import write_report
+    from fl_privacy.sims.stages import new_folder
     from fl_privacy.updates import UpdateStore
 
+    if out is not None:
+        new_folder(out)
     made = make_attacks([{"name": name} for name in attacks or ["input-reconstruction", "raw-linear"]])
     private = UpdateStore(store)
     evaluation = evaluate(

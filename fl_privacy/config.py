@@ -289,14 +289,16 @@ def _name_of(entry: Any) -> Any:
 
 
 def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"]) or "the file"
+    where = ".".join(str(part) for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
             return f"{where}: unknown key"
         case "missing":
             return f"{where}: missing"
         case "value_error":
-            return f"{where}: {error['ctx']['error']}"
+            return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
+        case "tuple_type" if isinstance(error["input"], Mapping):
+            return f"{where}: one table where a list of them stands; write [[{where}]]"
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
             return f"{where}: {message} (it is {error['input']!r})"

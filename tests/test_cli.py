@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,3 +126,58 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(fl_privacy, name) is not None for name in fl_privacy.__all__)
     with pytest.raises(AttributeError, match="nothing"):
         fl_privacy.nothing  # noqa: B018
+
+
+def test_an_attack_of_ones_own_lies_beside_the_simulation_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """As the README says: `my_module:LayerNorms`, found in the folder one runs from; by the real command."""
+    text = (Path(__file__).parent.parent / "README.md").read_text()
+    code = next(block for block in text.split("```python\n") if "class LayerNorms" in block).split("```")[0]
+    (tmp_path / "my_module.py").write_text(code)
+    small = [
+        "federation.rounds=2",
+        "audit.permutations=2",
+        "private.options.speakers=10",
+        "private.options.utterances=4",
+    ]
+    small += [
+        "auxiliary.0.options.speakers=8",
+        "auxiliary.0.options.utterances=4",
+        'attack=[{name="my_module:LayerNorms"}]',
+    ]
+    command = [str(Path(sys.executable).with_name("fl-privacy")), "run", "federated-ser", "--quiet", "--out", "run"]
+    done = subprocess.run(
+        [*command, *(word for setting in small for word in ("--set", setting))],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "FL_PRIVACY_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "my_module:LayerNorms" in done.stdout
+    assert (tmp_path / "run").stat().st_mode & 0o077 == 0  # who is who is nobody else's business
+
+
+def test_attack_does_not_write_over_other_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "result.json").write_text("mine")
+    arguments = [
+        "attack",
+        "x",
+        "--shadow",
+        "y",
+        "--labels",
+        "l",
+        "--shadow-labels",
+        "m",
+        "--attribute",
+        "gender",
+        "--out",
+    ]
+    assert call(monkeypatch, *arguments, str(tmp_path)) == 2
+    assert "holds other files (result.json)" in capsys.readouterr().err
+    assert call(monkeypatch, *arguments, str(tmp_path / "result.json" / "z")) == 2
+    assert "cannot write to" in capsys.readouterr().err
+    assert (tmp_path / "result.json").read_text() == "mine"

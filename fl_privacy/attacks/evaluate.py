@@ -203,6 +203,8 @@ def evaluate(
     files = [shadow_labels] if isinstance(shadow_labels, str | Path | Labels) else list(shadow_labels)
     if len(files) != len(shadows):
         raise UserError(f"{len(shadows)} shadow store(s) but {len(files)} label file(s): one for each")
+    if any(other.path.resolve() == store.path.resolve() for other in shadows):
+        raise UserError(f"{store.path} is named as the private store and as a shadow: the attacker owns other updates")
     own = Observed.of([(s, _labels(f)) for s, f in zip(shadows, files, strict=True)])
     question = Question.ask(own, Observed.of([(store, _labels(labels))]), attribute, positive)
     called = list(names) if names is not None else _class_names(attacks)

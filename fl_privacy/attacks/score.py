@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fl_privacy.attacks.base import Attack, Auxiliary, LinearAttack
 from fl_privacy.attacks.observed import Observed
-from fl_privacy.audit.controls import permute_speaker_labels
+from fl_privacy.audit.controls import speaker_permutations
 from fl_privacy.errors import UserError
 
 SUPPLIED = frozenset({"updates"})
@@ -31,7 +31,7 @@ class Scores:
     scores : ndarray, (n,)
         One score an update.
     permuted : ndarray, (k, n)
-        The same from k attacks trained on a permuted speaker -> attribute map.
+        The same from k attacks, each trained on a different permuted speaker -> attribute map.
     """
 
     scores: NDArray[np.float64]
@@ -84,7 +84,8 @@ def run_attack(
     auxiliary : Auxiliary
         What else the attacker owns.
     permutations : int
-        How many permutations of the speaker -> attribute map of the attacker's side, each made once at the source.
+        How many permutations of the speaker -> attribute map of the attacker's side, each made once at the source; all
+        different, so there may be fewer where the attacker has few speakers.
     seed : int
         Of the permutations.
     progress : callable, optional
@@ -120,10 +121,9 @@ def run_attack(
         return scores
 
     scores = checked(labels)
-    rng = np.random.default_rng([seed, 7])
-    permuted = np.empty((permutations, len(scores)))
-    for number in range(permutations):
-        permuted[number] = checked(permute_speaker_labels(own.speakers, labels, rng))
+    permuted = []
+    for number, shuffled in enumerate(speaker_permutations(own.speakers, labels, permutations, seed)):
+        permuted.append(checked(shuffled))
         if progress:
             progress(number + 1, permutations)
-    return Scores(scores, permuted)
+    return Scores(scores, np.array(permuted))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,14 @@ def permutation_null(
     UserError
         When there is no other map, `n` is not positive, or as in `permute_speaker_labels`.
     """
+    return np.array([float(statistic(row)) for row in speaker_permutations(speakers, labels, n, seed)])
+
+
+def speaker_permutations(speakers: ArrayLike, labels: ArrayLike, n: int, seed: int) -> Iterator[NDArray[Any]]:
+    """Draw distinct permutations of the map from speakers to labels, never the true one.
+
+    Parameters and errors are as for `permutation_null`; yields the permuted label of each row, at most `n` times.
+    """
     truth, codes = _speaker_map(speakers, labels)
     counts = np.unique(truth, return_counts=True)[1].tolist()
     others = math.factorial(truth.size) // math.prod(math.factorial(count) for count in counts) - 1
@@ -127,13 +135,11 @@ def permutation_null(
         raise UserError(f"Nothing to permute: {n} permutations of {truth.size} speakers with {len(counts)} label(s).")
     rng = np.random.default_rng(seed)
     seen: set[bytes] = set()
-    null: list[float] = []
-    while len(null) < min(n, others):
+    while len(seen) < min(n, others):
         permuted = _another(truth, rng)
         if permuted.tobytes() not in seen:
             seen.add(permuted.tobytes())
-            null.append(float(statistic(permuted[codes])))
-    return np.array(null)
+            yield permuted[codes]
 
 
 def chance(audit: Audit) -> Audit:

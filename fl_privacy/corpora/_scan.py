@@ -44,6 +44,9 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             header = [name.strip() for name in reader.fieldnames or ()]
             reader.fieldnames = header
+            twice = sorted({name for name in header if header.count(name) > 1})
+            if twice:
+                raise CorpusError(f"{path} has the column {', '.join(twice)} twice; keep one of each")
             missing = [name for name in columns if name not in header]
             if missing:
                 raise CorpusError(f"{path}: no column {', '.join(map(repr, missing))}; it has {', '.join(header)}")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fl_privacy._processes import prepare_worker
 from fl_privacy.corpora.base import AudioError, AudioSource, Utterance
+from fl_privacy.features._errors import FeatureError
 from fl_privacy.features.registry import Extractor, load_extractor
 
 _extractor: Extractor | None = None
@@ -35,5 +36,5 @@ def features_of(utterance: Utterance, extractor: Extractor, source: AudioSource)
     except AudioError as error:
         return str(error)
     if values.shape != (extractor.dimension,):
-        raise ValueError(f"extractor {extractor.name!r} gave {values.shape}, promised ({extractor.dimension},)")
+        raise FeatureError(f"extractor {extractor.name!r} gave {values.shape}, promised ({extractor.dimension},)")
     return values if np.isfinite(values).all() else f"{extractor.name} gave values that are not finite"

@@ -48,7 +48,7 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
                 standardise_runs(
                     [_audit(r[name], name, positive, confidence, run[k]) for r, run in zip(rows, runs, strict=True)]
                 ).speaker_scores()[1]
-                for k in range(len(runs[0]))
+                for k in range(min(len(run) for run in runs))
             ]
         )
     evaluation = conclude(

@@ -48,6 +48,8 @@ class RunFolder:
         """Hold the folder while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            # It says who is who: only the owner may look.
+            self.path.chmod(0o700)
             lock = (self.path / ".lock").open("a")
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror or error}") from error
@@ -108,6 +110,24 @@ class RunFolder:
         path = self.path / _TIMINGS
         times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         write_atomically(path, json.dumps(times | {name: round(seconds, 3)}, indent=1) + "\n")
+
+
+def new_folder(path: Path) -> None:
+    """Make a folder that only its owner may look into, or take an empty one.
+
+    Raises
+    ------
+    UserError
+        If it holds anything or cannot be written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        path.chmod(0o700)
+        held = sorted(entry.name for entry in path.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}") from error
+    if held:
+        raise UserError(f"{path} holds other files ({', '.join(held[:3])}); name an empty or new --out")
 
 
 def remove(path: Path) -> None:

@@ -170,6 +170,8 @@ def _axis(text: str) -> list[dict[str, Any]]:
         if len(parts) != len(keys):
             raise ConfigError(f"--vary {text!r}: {point!r} has {len(parts)} value(s) for {len(keys)} keys")
         points.append({key: parse_value(part) for key, part in zip(keys, parts, strict=True)})
+    if any(point in points[:number] for number, point in enumerate(points)):
+        raise ConfigError(f"--vary {text!r} names a value twice")
     return points
 
 
@@ -199,8 +201,9 @@ def _cells(
     cells = []
     for combination in itertools.product(*axes):
         chosen: dict[str, Any] = {k: v for point in combination for k, v in point.items()}
+        start = int(chosen.get("simulation.seed", first))
         texts = [*fixed, *(f"{key}={_toml(value)}" for key, value in chosen.items())]
-        files = tuple(load(source, [*texts, f"simulation.seed={seed}"]) for seed in range(first, first + seeds))
+        files = tuple(load(source, [*texts, f"simulation.seed={seed}"]) for seed in range(start, start + seeds))
         name = "_".join(_safe(str(value)) for value in chosen.values()) or "all"
         cells.append(Cell(chosen, files, root / name))
     folders = [cell.folder for cell in cells]

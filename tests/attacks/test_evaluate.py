@@ -262,8 +262,8 @@ class TestErrors:
         self.refused(pair, "examples", labels=odd)
 
     def test_a_speaker_on_both_sides(self, pair):
-        victim, labels, *_ = pair
-        self.refused(pair, "speaker", shadow=victim, shadow_labels=labels)
+        same = self.changed(pair[3], speaker=lambda c, row: "v" + c)
+        self.refused(pair, "stand on both sides, such as 'v0'", shadow_labels=same)
 
     @pytest.mark.parametrize("attack", [InputReconstruction(), RawLinear()])
     def test_a_shadow_of_another_network(self, pair, tmp_path, attack):
@@ -377,3 +377,22 @@ def test_attacks_that_cannot_be_made_are_refused(entries, message):
 
 def test_evaluate_is_a_public_name():
     assert fl_privacy.evaluate is evaluate
+
+
+def test_few_speakers_give_few_permutations_and_an_honest_smallest_p(tmp_path):
+    """Four shadow speakers, two of each sex: five maps beside the true one, so p cannot be below 1/6."""
+    own, theirs = federation(tmp_path / "own", 11, effect=4.0, name="o", speakers=4)
+    victim, labels = federation(tmp_path / "victim", 12, effect=4.0, name="v")
+    result = evaluate(
+        [InputReconstruction()], victim, shadow=own, labels=labels, shadow_labels=theirs, attribute="gender"
+    )
+    (control,) = [c for c in result.controls if c.control == "permuted-auxiliary-labels"]
+    assert control.n_permutations == 5
+    assert control.p_value >= 1 / 6
+
+
+def test_the_private_store_is_no_shadow(pair):
+    victim, labels, *_ = pair
+    anonymous = Labels({c: {"speaker": c, "gender": row["gender"]} for c, row in labels.rows.items()})
+    with pytest.raises(UserError, match="as the private store and as a shadow"):
+        run(pair, shadow=victim, labels=anonymous, shadow_labels=anonymous)

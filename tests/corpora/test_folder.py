@@ -113,3 +113,9 @@ def test_the_real_manifests(data: Path, name: str, utterances: int, speakers: in
     corpus = Corpus.from_folder(data / name)
     assert (corpus.name, len(corpus), len(corpus.speakers)) == (name, utterances, speakers)
     assert set(Counter(corpus.speaker_labels("gender").values())) == {"female", "male"}
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_text("path,speaker,gender,gender\na.wav,s,M,F\n")
+    with pytest.raises(CorpusError, match="the column gender twice"):
+        Corpus.from_folder(tmp_path)

@@ -99,7 +99,7 @@ def test_nothing_usable_is_an_error(tmp_path: Path) -> None:
 def test_mistakes_are_named(corpus: Corpus) -> None:
     with pytest.raises(FeatureError, match="processes must be at least 1"):
         extract(corpus, processes=0)
-    with pytest.raises(ValueError, match="promised"):
+    with pytest.raises(FeatureError, match="promised"):
         extract(corpus, f"{MINE}:Wrong")
     with pytest.raises(ValueError, match="12 utterances"):
         FeatureTable(corpus, np.zeros((3, 2), np.float32))

@@ -132,3 +132,17 @@ def test_joined_keys_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("emodb", "ravdess"),
     ]
     assert len({c.folder for c in cells}) == 4
+
+
+def test_an_axis_of_seeds_counts_up_from_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fl_privacy.sims.sweep as module
+
+    cells: list[Any] = []
+    monkeypatch.setattr(module, "_run_all", lambda c, *_: cells.extend(c))
+    monkeypatch.setattr(module, "merge_seeds", lambda *_: None)
+    monkeypatch.setattr(module, "table", lambda root: "")
+    (tmp_path / "s").mkdir()
+    sweep(FAST, ["simulation.seed=1,10"], seeds=2, out=tmp_path / "s")
+    assert [[f.simulation.seed for f in c.files] for c in cells] == [[1, 2], [10, 11]]
+    with pytest.raises(ConfigError, match="names a value twice"):
+        sweep(FAST, ["federation.rounds=1,1"], out=tmp_path / "t")
