@@ -89,20 +89,26 @@ def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
         p = {c.control: c.p_value for c in controls if c.of == attack and c.p_value is not None}
         permuted = (p.get("permuted-auxiliary-labels"), p.get("permuted-private-labels"))
         rows.append(
-            (attack, *(_cell(mine.get(m)) for m in metrics), *("" if v is None else f"{v:.4f}" for v in permuted))
+            (attack, *(cell(mine.get(m)) for m in metrics), *("" if v is None else f"{v:.4f}" for v in permuted))
         )
     for name in dict.fromkeys(c.control for c in controls if c.p_value is None):
         found = {c.metric: c for c in controls if c.control == name and c.unit == "speaker"}
-        rows.append((name, *(_cell(found.get(metric)) for metric in metrics), "", ""))
+        rows.append((name, *(cell(found.get(metric)) for metric in metrics), "", ""))
     for control in controls:
         if control.p_value is not None and control.of == attacks[0]:
-            rows.append((control.control, _cell(control), "", "", "", "", ""))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+            rows.append((control.control, cell(control), "", "", "", "", ""))
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows of cells as text, columns as wide as their widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)
 
 
-def _cell(claim: Claim | None) -> str:
+def cell(claim: Claim | None) -> str:
+    """Return a claim's value and interval as they stand in a table."""
     if claim is None:
         return ""
     if claim.value is None:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy._processes import cores, prepare_worker
-from fl_privacy.attacks.files import read_result
+from fl_privacy.attacks.files import aligned, cell, read_result
+from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.config import ConfigError, SimulationFile, load, parse_value
 from fl_privacy.errors import UserError
@@ -92,16 +93,16 @@ def sweep(
     cells = _cells(source, fixed, axes, seeds, base.simulation.seed, root)
     _run_all(cells, processes or cores(), progress)
     entries: list[dict[str, Any]] = []
-    for cell in cells:
-        merge_seeds(cell.folder, cell.files, [cell.run_folder(file) for file in cell.files])
-        shown = {"settings": dict(cell.settings), "seeds": [f.simulation.seed for f in cell.files]}
-        entries.append({**shown, "path": str((cell.folder / "result.json").relative_to(root))})
+    for point in cells:
+        merge_seeds(point.folder, point.files, [point.run_folder(file) for file in point.files])
+        shown = {"settings": dict(point.settings), "seeds": [f.simulation.seed for f in point.files]}
+        entries.append({**shown, "path": str((point.folder / "result.json").relative_to(root))})
         entries += [
             {
-                "settings": {**cell.settings, "simulation.seed": file.simulation.seed},
-                "path": str((cell.run_folder(file) / "result.json").relative_to(root)),
+                "settings": {**point.settings, "simulation.seed": file.simulation.seed},
+                "path": str((point.run_folder(file) / "result.json").relative_to(root)),
             }
-            for file in cell.files
+            for file in point.files
         ]
     write_atomically(root / "sweep.json", json.dumps(entries, indent=1) + "\n")
     write_atomically(root / "table.txt", table(root) + "\n")
@@ -116,28 +117,26 @@ def table(root: Path) -> str:
         if "seeds" not in entry:
             continue
         result = read_result(root / entry["path"])
-        mine = {c["metric"]: c for c in result["claims"] if c["primary"] and c["unit"] == "speaker"}
-        attack = mine["auc"]["attack"]
-        best = mine["auc_over_best_blind"]["conditions"]["best_blind"]
-        speakers = [c for c in result["controls"] if (c["unit"], c["metric"]) == ("speaker", "auc")]
-        blind = next((c for c in speakers if c["control"] == best), None)
-        p = {c["control"]: c["p_value"] for c in speakers if c["of"] == attack and c["p_value"] is not None}
+        claims = map(Claim.from_dict, result["claims"])
+        mine = {c.metric: c for c in claims if c.primary and c.unit == "speaker"}
+        best = mine["auc_over_best_blind"].conditions["best_blind"]
+        controls = map(Control.from_dict, result["controls"])
+        aucs = {c.control: c for c in controls if (c.unit, c.metric, c.of) == ("speaker", "auc", mine["auc"].attack)}
         utility = result["utility"]["uar"]
         rows.append(
             (
                 _settings(entry["settings"]) or "-",
                 str(len(entry["seeds"])),
-                _shown(mine["auc"]),
-                _shown(mine["uar"]),
-                f"{best} {_shown(blind)}" if blind else "chance 0.500",
-                _shown(mine["auc_over_best_blind"]),
-                f"{p['permuted-auxiliary-labels']:.3f}",
-                f"{p['permuted-private-labels']:.4f}",
+                cell(mine["auc"]),
+                cell(mine["uar"]),
+                f"{best} {cell(aucs[best])}" if best in aucs else "chance 0.500",
+                cell(mine["auc_over_best_blind"]),
+                f"{aucs['permuted-auxiliary-labels'].p_value:.3f}",
+                f"{aucs['permuted-private-labels'].p_value:.4f}",
                 "" if utility is None else f"{utility:.3f}",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return aligned(rows)
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
@@ -145,14 +144,6 @@ def _settings(settings: Mapping[str, Any]) -> str:
     last = [key.rsplit(".", 1)[-1] for key in settings]
     keys = [short if last.count(short) == 1 else key for key, short in zip(settings, last, strict=True)]
     return " ".join(f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True))
-
-
-def _shown(claim: Mapping[str, Any]) -> str:
-    if claim["value"] is None:
-        return "unresolved"
-    if claim["low"] is None:
-        return f"{claim['value']:.3f}"
-    return f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]"
 
 
 # ------------------------------------------------------------------ the grid

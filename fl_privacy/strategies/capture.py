@@ -141,7 +141,7 @@ class CaptureUpdates(Strategy):
         client = self._partitions.get(node, f"node-{node}")
         sent = self._sent.get(node, 0)
         if reply.has_error():
-            return Reply(client, sent, {}, "delta", failure=f"error reply: {_first_line(reply.error.reason)}")
+            return Reply(client, sent, {}, "delta", failure=f"error reply: {_one_line(reply.error.reason)}")
         content = reply.content
         stamp: Mapping[str, Any] = content.config_records.get(RECORD, {})
         if self._stamps_tell and node not in self._partitions and PARTITION in stamp:
@@ -226,6 +226,6 @@ def _weight_key(strategy: Any) -> str:
     return "num-examples"
 
 
-def _first_line(text: str | None) -> str:
-    lines = (text or "no reason given").strip().splitlines()
-    return lines[-1][:200] if lines else "no reason given"
+def _one_line(reason: str | None) -> str:
+    # The end of a traceback is what it says.
+    return " ".join((reason or "").split())[-200:] or "no reason given"

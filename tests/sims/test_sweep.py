@@ -112,7 +112,9 @@ def test_a_wrong_axis_is_refused_before_anything_runs(vary: str, message: str, t
     assert not (tmp_path / "s").exists()
 
 
-def test_joined_keys_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The cells of a sweep to ``tmp_path / "s"``, which are then not run."""
     import fl_privacy.sims.sweep as module
 
     cells: list[Any] = []
@@ -120,29 +122,26 @@ def test_joined_keys_change_together(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "merge_seeds", lambda *_: None)
     monkeypatch.setattr(module, "table", lambda root: "")
     (tmp_path / "s").mkdir()
+    return cells
+
+
+def test_joined_keys_change_together(tmp_path: Path, planned: list[Any]) -> None:
     sweep(
         "federated-ser-ravdess",
         ["private.corpus+auxiliary.0.corpus=ravdess+emodb,emodb+ravdess", "features.normalise=global,speaker"],
         out=tmp_path / "s",
     )
-    assert [(c.files[0].private.corpus, c.files[0].auxiliary[0].corpus) for c in cells] == [
+    assert [(c.files[0].private.corpus, c.files[0].auxiliary[0].corpus) for c in planned] == [
         ("ravdess", "emodb"),
         ("ravdess", "emodb"),
         ("emodb", "ravdess"),
         ("emodb", "ravdess"),
     ]
-    assert len({c.folder for c in cells}) == 4
+    assert len({c.folder for c in planned}) == 4
 
 
-def test_an_axis_of_seeds_counts_up_from_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fl_privacy.sims.sweep as module
-
-    cells: list[Any] = []
-    monkeypatch.setattr(module, "_run_all", lambda c, *_: cells.extend(c))
-    monkeypatch.setattr(module, "merge_seeds", lambda *_: None)
-    monkeypatch.setattr(module, "table", lambda root: "")
-    (tmp_path / "s").mkdir()
+def test_an_axis_of_seeds_counts_up_from_each(tmp_path: Path, planned: list[Any]) -> None:
     sweep(FAST, ["simulation.seed=1,10"], seeds=2, out=tmp_path / "s")
-    assert [[f.simulation.seed for f in c.files] for c in cells] == [[1, 2], [10, 11]]
+    assert [[f.simulation.seed for f in c.files] for c in planned] == [[1, 2], [10, 11]]
     with pytest.raises(ConfigError, match="names a value twice"):
         sweep(FAST, ["federation.rounds=1,1"], out=tmp_path / "t")
