@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from fl_privacy.corpora import Corpus
     from fl_privacy.sims.local import run_simulation
     from fl_privacy.sims.run import run
+    from fl_privacy.sims.shadow import shadow_updates
     from fl_privacy.sims.sweep import sweep
-    from fl_privacy.strategies import CaptureUpdates, FedSGD
+    from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
     from fl_privacy.updates import UpdateStore
 
 _HOMES = {
@@ -26,10 +27,12 @@ _HOMES = {
     "CaptureUpdates": "fl_privacy.strategies",
     "Corpus": "fl_privacy.corpora",
     "FedSGD": "fl_privacy.strategies",
+    "Reproducible": "fl_privacy.strategies",
     "UpdateStore": "fl_privacy.updates",
     "evaluate": "fl_privacy.attacks.evaluate",
     "run": "fl_privacy.sims.run",
     "run_simulation": "fl_privacy.sims.local",
+    "shadow_updates": "fl_privacy.sims.shadow",
     "sweep": "fl_privacy.sims.sweep",
 }
 
@@ -38,11 +41,13 @@ __all__ = [
     "CaptureUpdates",
     "Corpus",
     "FedSGD",
+    "Reproducible",
     "UpdateStore",
     "__version__",
     "evaluate",
     "run",
     "run_simulation",
+    "shadow_updates",
     "sweep",
 ]
 

@@ -117,6 +117,19 @@ def corpus(
 
 
 @app.command()
+def store(path: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of captured updates.")]) -> None:
+    """Show what captured updates hold, under which threat model, and whether they are whole (else status 1)."""
+    from fl_privacy.updates import UpdateStore
+    from fl_privacy.updates.describe import describe
+
+    held = UpdateStore(path)
+    problems = held.check()
+    print(describe(held, problems))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
 def attack(
     store: Annotated[Path, typer.Argument(help="Captured updates of the private federation.")],
     shadow: Annotated[list[Path], typer.Option("--shadow", help="The attacker's own captured updates. Repeatable.")],

@@ -128,6 +128,10 @@ class Capture(_Section):
 
     arrays: tuple[str, ...] | None = None
     """Arrays or layers to keep; default all."""
+    clients: tuple[int, ...] | None = None
+    """Partitions to keep; default all."""
+    every: int = Field(default=1, ge=1)
+    """Every how many rounds: 1, 1 + every, ..."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: bool = True
     """Whether the stores stay after the run: they are large, and personal data."""

@@ -39,6 +39,11 @@ class Observed:
         updates: list[Update] = []
         rows: list[dict[str, str]] = []
         for store, labels in stores:
+            if store.observe == "sum":
+                raise UserError(
+                    f"{store.path} holds sums over clients (observe='sum', ideal secure aggregation): no update of a "
+                    "single client is in it, so there is nothing for this attack to tell clients apart by"
+                )
             found = store.updates()
             if not found:
                 raise UserError(f"{store.path} holds no usable update")

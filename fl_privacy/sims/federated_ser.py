@@ -28,10 +28,13 @@ from fl_privacy.sims.local import run_simulation
 from fl_privacy.sims.partition import corpus_names, partition, task_corpus
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training import write_federation
-from fl_privacy.updates import Labels, ThreatModel, UpdateStore
+from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
+
+CHECKPOINT = "checkpoint"
+"""File in a federation's stage folder from which a killed one goes on."""
 
 _LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
 
@@ -59,8 +62,14 @@ class FederatedSER:
     @property
     def threat_model(self) -> ThreatModel:
         """Who attacks, what they see and own."""
+        capture = self.settings.capture
+        clients = None if capture.clients is None else [str(c) for c in capture.clients]
+        return ThreatModel(observes=observation(every=capture.every, clients=clients), owns=self._owns)
+
+    @property
+    def _owns(self) -> str:
         owned = " and ".join(choice.corpus for choice in self.settings.auxiliary)
-        return ThreatModel(owns=f"the architecture, the training settings, and labelled speech of others ({owned})")
+        return f"the architecture, the training settings, and labelled speech of others ({owned})"
 
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
@@ -68,11 +77,17 @@ class FederatedSER:
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
                 self._check_strangers()
-            folder.stage("victim", lambda path: self._federation(path, "victim", settings.simulation.seed))
+            folder.stage(
+                "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
+            )
             names = [f"shadow-{i}" for i in range(settings.shadow.federations)]
             for number, name in enumerate(names):
                 seed = int(np.random.SeedSequence([settings.simulation.seed, 100 + number]).generate_state(1)[0])
-                folder.stage(name, lambda path, name=name, seed=seed: self._federation(path, name, seed))  # type: ignore[misc]
+                folder.stage(
+                    name,
+                    lambda path, name=name, seed=seed: self._federation(path, name, seed),  # type: ignore[misc]
+                    go_on=CHECKPOINT,
+                )
             whole = folder.done("audit") and (folder.path / "result.json").exists()
             if not whole:
                 folder.undo("audit")
@@ -119,7 +134,7 @@ class FederatedSER:
 
     def _federation(self, folder: Path, name: str, seed: int) -> None:
         """Partition, run the federation, and leave its store, labels and utility."""
-        settings, private = self.settings.federation, name == "victim"
+        settings, capture, private = self.settings.federation, self.settings.capture, name == "victim"
         tables = [self._private] if private else self._auxiliary
         names = corpus_names([table.corpus.name for table in (self._private, *self._auxiliary)])
         made = partition(
@@ -167,14 +182,19 @@ class FederatedSER:
                 "dropout": settings.dropout,
                 "fraction-evaluate": settings.fraction_evaluate,
                 "defenses": json.dumps(self._defenses),
-                "capture-arrays": json.dumps(self.settings.capture.arrays),
-                "capture-dtype": self.settings.capture.dtype,
-                "threat-model": json.dumps(self.threat_model.to_dict()),
+                "observe": "each",
+                "owns": self._owns,
+                "capture-arrays": json.dumps(capture.arrays),
+                "capture-clients": json.dumps(capture.clients if private else None),
+                "capture-every": capture.every,
+                "capture-dtype": capture.dtype,
+                "checkpoint": str(folder / CHECKPOINT),
             },
             seed=seed,
             on_message=tell,
         )
         remove(data)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
 
     def _question(self, folder: Path, shadows: list[str]) -> Question:
         def observed(names: list[str]) -> Observed:

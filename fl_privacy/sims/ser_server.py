@@ -2,15 +2,15 @@
 
 Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-rounds``, ``clients-per-round``,
 ``store`` (folder for the captured updates), ``utility`` (file for the held-out speakers' scores by round),
-``capture-arrays`` (JSON list of arrays or layer names, or null for all), ``capture-dtype``, ``fraction-evaluate`` and
-``threat-model`` (JSON).
+``observe`` ("each" or "sum"), ``capture-arrays`` and ``capture-clients`` (JSON list, or null for all),
+``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``owns`` (what the attacker owns, for the threat model) and
+``checkpoint`` (file from which a killed run goes on, or empty).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from torch import nn
 
 from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
-from fl_privacy.strategies import CaptureUpdates, FedSGD
+from fl_privacy.sims.resume import Resumable
+from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
 from fl_privacy.training import predict, read_federation, read_server
-from fl_privacy.updates import ThreatModel, UpdateStore
+from fl_privacy.updates import UpdateStore
 
 app = ServerApp()
 
@@ -34,9 +35,9 @@ app = ServerApp()
 def main(grid: Grid, context: Context) -> None:
     """Run the federation, capture every update, and write how well the model learns."""
     settings = context.run_config
+    torch.set_num_threads(1)  # as on every engine: sums over more threads differ in the last bits
     federation = read_federation(str(settings["data"]))
     seed = int(settings["seed"])
-    random.seed(f"server {seed}")
     torch.manual_seed(int(np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0] >> 1))
     model: nn.Module = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
     defenses = make_defenses(json.loads(str(settings["defenses"])))
@@ -60,13 +61,17 @@ def main(grid: Grid, context: Context) -> None:
     store = UpdateStore(
         str(settings["store"]),
         arrays=json.loads(str(settings["capture-arrays"])),
+        clients=json.loads(str(settings["capture-clients"])),
+        every=int(settings["capture-every"]),
         dtype=str(settings["capture-dtype"]),  # type: ignore[arg-type]
     )
-    threat_model = ThreatModel(**json.loads(str(settings["threat-model"])))
-    strategy = CaptureUpdates(strategy, store, threat_model=threat_model)
+    observe = str(settings["observe"])
+    capture = CaptureUpdates(strategy, store, observe=observe, owns=str(settings["owns"]))  # type: ignore[arg-type]
+    strategy = Reproducible(capture, seed)
+    if settings["checkpoint"]:
+        strategy = Resumable(strategy, str(settings["checkpoint"]))
 
     test = read_server(str(settings["data"]))
-    history: dict[str, list[float]] = {"round": [], "uar": [], "accuracy": []}
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if not len(test["test_labels"]):
@@ -75,10 +80,7 @@ def main(grid: Grid, context: Context) -> None:
         labels, predicted = test["test_labels"].numpy(), predict(model, test["test_features"]).numpy()
         right = predicted == labels
         recalls = [float(right[labels == c].mean()) for c in np.unique(labels)]
-        scores = {"uar": float(np.mean(recalls)), "accuracy": float(right.mean())}
-        for key, value in ({"round": server_round} | scores).items():
-            history[key].append(value)
-        return MetricRecord(scores)  # type: ignore[arg-type]
+        return MetricRecord({"uar": float(np.mean(recalls)), "accuracy": float(right.mean())})
 
     result = strategy.start(
         grid,
@@ -87,6 +89,9 @@ def main(grid: Grid, context: Context) -> None:
         evaluate_fn=evaluate,
     )
     validation = {r: m["accuracy"] for r, m in sorted(result.evaluate_metrics_clientapp.items())}
+    by_round = sorted(result.evaluate_metrics_serverapp.items())
+    history: dict[str, list[Any]] = {"round": [r for r, _ in by_round]}
+    history |= {key: [metrics[key] for _, metrics in by_round] for key in ("uar", "accuracy")}
     report = {"classes": list(federation.classes), "test": history, "validation_accuracy": validation}
     path = Path(str(settings["utility"]))
     temporary = path.with_name(f".{path.name}.part")

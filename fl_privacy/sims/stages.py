@@ -84,16 +84,26 @@ class RunFolder:
         """Let a stage be done again."""
         self._marker(name).unlink(missing_ok=True)
 
-    def stage(self, name: str, work: Callable[[Path], None]) -> Path:
-        """Do a stage unless it is done, and return its folder."""
+    def stage(self, name: str, work: Callable[[Path], None], go_on: str | None = None) -> Path:
+        """Do a stage unless it is done, and return its folder.
+
+        Parameters
+        ----------
+        name : str
+            Path of the stage's folder in the run folder.
+        work : callable
+            Does it, in the folder that it is given.
+        go_on : str, optional
+            Name of a file with which a folder that was cut off is of use to `work`; without that file it is removed.
+        """
         if not name or any(part in ("", ".", "..") for part in name.split("/")):
             raise UserError(f"{name!r} cannot be the name of a stage")
         folder = self.path / name
         if self.done(name):
             return folder
-        if folder.exists():
+        if folder.exists() and not (go_on and (folder / go_on).exists()):
             shutil.rmtree(folder)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         work(folder)
         self._note_time(name, time.perf_counter() - start)

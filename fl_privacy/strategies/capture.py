@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from typing import Any
 
@@ -15,14 +16,16 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
-from fl_privacy.updates.protocol import IDENTITY_QUERY, KIND, PARTITION, RECORD
-from fl_privacy.updates.record import Kind, ThreatModel
+from fl_privacy.errors import UserError
+from fl_privacy.strategies._identity import Identities, order, stamp_of
+from fl_privacy.strategies._wrapper import StrategyWrapper, chain
+from fl_privacy.updates.protocol import KIND, RANDOMNESS
+from fl_privacy.updates.record import Kind, NamedBy, Observe, ThreatModel, observation
 from fl_privacy.updates.store import Reply, UpdateStore
+from fl_privacy.updates.told import Told
 
-_QUERY_TIMEOUT_SECONDS = 600.0
 
-
-class CaptureUpdates(Strategy):
+class CaptureUpdates(StrategyWrapper):
     """Record every client's update while another strategy does its work.
 
     The place in the nesting is the attacker's place: outside a server-side DP wrapper it sees what clients send;
@@ -33,35 +36,70 @@ class CaptureUpdates(Strategy):
     strategy : Strategy
         Any Flower strategy (Message API).
     store : UpdateStore
-        Where updates go.
+        Where updates go. Its settings choose layers, clients and rounds.
+    observe : {"each", "sum"}
+        ``"sum"``: only the weighted sum of a round's updates and who took part, as under ideal secure aggregation.
+    owns : str, optional
+        What the attacker has beside what it sees, for the threat model that is written into the store and logged
+        before the run; the rest follows from the other settings and from the place in the nesting.
     threat_model : ThreatModel, optional
-        Written into the store and logged before the run.
+        In place of all that.
 
     Notes
     -----
     Clients are named by their partition id, asked for once by a query (answered by the local engine and by
     `fl_privacy.clients.mods.identity_mod`), else as told in their replies by that mod, else by node id
-    (``node-<id>``).
+    (``node-<id>``); the store records which.
     A reply that failed, is not finite or does not fit the model is recorded as such, with a warning, and passed on
     as it came. A reply is a gradient where the client says so (as `FedSGD`'s do), else weights, stored as
-    ``returned - sent``.
+    ``returned - sent``. A client may be sent, and may send, a part of the model; arrays that it was not sent are not
+    recorded.
     """
 
-    def __init__(self, strategy: Strategy, store: UpdateStore, *, threat_model: ThreatModel | None = None) -> None:
-        super().__init__()
-        self.strategy = strategy
+    def __init__(
+        self,
+        strategy: Strategy,
+        store: UpdateStore,
+        *,
+        observe: Observe = "each",
+        owns: str | None = None,
+        threat_model: ThreatModel | None = None,
+    ) -> None:
+        super().__init__(strategy)
+        if observe not in ("each", "sum"):
+            raise UserError(f"CaptureUpdates: observe must be 'each' or 'sum', not {observe!r}")
         self.store = store
-        self.threat_model = threat_model or ThreatModel()
-        self._begun = False
-        self._own_start = False
-        self._weight_key = _weight_key(strategy)
-        self._partitions: dict[int, str] = {}
-        self._stamps_tell = True
-        self._models: list[_Model] = []
-        self._sent: dict[int, int] = {}
+        self.observe = observe
+        self._owns = owns
+        self._given = threat_model
+        self._running = False
+        self._resume_after: int | None = None
+        self._weight_key = next(
+            (key for s in chain(strategy) if isinstance(key := getattr(s, "weighted_by_key", None), str)),
+            "num-examples",
+        )
+        self._identities: Identities | None = None
+        self._round = _Round([])
 
     def __repr__(self) -> str:
         return f"CaptureUpdates({self.strategy!r}, {self.store!r})"
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """Who attacks, what they see and own; as given, else as it follows from the settings."""
+        if self._given is not None:
+            return self._given
+        settings = self.store.settings
+        seen = observation(self.observe, every=settings.every, clients=settings.clients, position=self._position)
+        return ThreatModel(observes=seen) if self._owns is None else ThreatModel(observes=seen, owns=self._owns)
+
+    @property
+    def _position(self) -> str:
+        if not self._running:
+            return "as the strategy wrapper around the recorder lets it through"
+        inside = [type(s).__name__ for s in chain(self.strategy) if hasattr(s, "strategy")]
+        rewriting = [name for name in inside if "ServerSide" in name]
+        return f"before {rewriting[0]} clips or adds noise" if rewriting else ""
 
     def summary(self) -> None:
         """Log summary configuration of the strategy."""
@@ -71,38 +109,41 @@ class CaptureUpdates(Strategy):
 
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the federation; when it returns, every update is on disk."""
-        if type(self.strategy).start is not Strategy.start:
+        if type(self.strategy).start not in (Strategy.start, StrategyWrapper.start):
             log(
                 WARNING,
                 "CaptureUpdates: %s has a start() of its own, which is not called; CaptureUpdates runs the rounds",
                 type(self.strategy).__name__,
             )
-        self._own_start = True
+        return super().start(*args, **kwargs)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Close the store when the run is over."""
+        self._running = True
         try:
-            return super().start(*args, **kwargs)
+            yield
         finally:
-            self._own_start = False
+            self._running = False
             self.store.close()
+
+    def flush(self) -> None:
+        """Bring all captured rounds to disk."""
+        self.store.flush()
+
+    def resume_after(self, server_round: int) -> None:
+        """Go on in the store of a killed run, behind a round."""
+        self._resume_after = server_round
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Delegate, and note what each client is sent."""
-        if not self._begun:
-            self.store.begin(self.threat_model)
-            self._partitions = _ask_partitions(grid)
-            self._stamps_tell = len(set(self._partitions.values())) == len(self._partitions)
-            if not self._stamps_tell:
-                log(WARNING, "CaptureUpdates: several nodes claim one partition id; naming them by node id instead")
-                self._partitions = {}
-            self._begun = True
+        if self._identities is None:
+            self.store.begin(self.threat_model, self.observe, self._resume_after)
+            self._identities = Identities.of(grid)
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
-        self._models, self._sent = [], {}
-        for message in messages:
-            model = _Model.of(message.content)
-            if model not in self._models:
-                self._models.append(model)
-            self._sent[message.metadata.dst_node_id] = self._models.index(model)
+        self._round = _Round(messages if self.store.wants(server_round) else [])
         return messages
 
     def aggregate_train(
@@ -110,61 +151,80 @@ class CaptureUpdates(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Record the replies as they came, then delegate."""
         replies = list(replies)
-        if self._models:
-            self.store.append(server_round, [model.arrays for model in self._models], self._records(replies))
-            if not self._own_start:
+        if self._round.models and self._identities is not None:
+            names = self._identities.name(replies)
+            records = [self._record(reply, *name) for reply, name in zip(replies, names, strict=True)]
+            # In the order of names: that of arrival differs from run to run.
+            records.sort(key=lambda record: order(record.client))
+            self.store.append(server_round, [m.arrays for m in self._round.models], records, self._round.told)
+            if not self._running:
                 # Under another wrapper nobody says when the run is over: have each round on disk at once.
                 self.store.flush()
         return self.strategy.aggregate_train(server_round, replies)
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Delegate."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
-
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """Delegate."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
-
-    def _records(self, replies: list[Message]) -> list[Reply]:
-        records = [self._record(reply) for reply in replies]
-        if self._stamps_tell and len({record.client for record in records}) < len(records):
-            # Only stamps can collide: the partitions told by query are known to differ.
-            log(WARNING, "CaptureUpdates: several nodes claim one partition id; naming them by node id instead")
-            self._stamps_tell = False
-            records = [self._record(reply) for reply in replies]
-        return records
-
-    def _record(self, reply: Message) -> Reply:
-        node = reply.metadata.src_node_id
-        client = self._partitions.get(node, f"node-{node}")
-        sent = self._sent.get(node, 0)
+    def _record(self, reply: Message, client: str, named_by: NamedBy) -> Reply:
+        sent, told = self._round.sent_to(reply)
         if reply.has_error():
-            return Reply(client, sent, {}, "delta", failure=f"error reply: {_one_line(reply.error.reason)}")
+            failure = f"error reply: {_one_line(reply.error.reason)}"
+            return Reply(client, sent, {}, "delta", failure=failure, named_by=named_by, told=told)
         content = reply.content
-        stamp: Mapping[str, Any] = content.config_records.get(RECORD, {})
-        if self._stamps_tell and node not in self._partitions and PARTITION in stamp:
-            client = str(stamp[PARTITION])
-        kind: Kind = "gradient" if stamp.get(KIND) == "gradient" else "delta"
+        kind: Kind = "gradient" if stamp_of(reply).get(KIND) == "gradient" else "delta"
         metrics = content.metric_records.values()
         weight = next((record[self._weight_key] for record in metrics if self._weight_key in record), None)
         examples = float(weight) if isinstance(weight, int | float) else None
-        return Reply(client, sent, _Model.of(content).arrays, kind, num_examples=examples)
+        returned = _Model.of(content, like=self._round.models[sent]).arrays
+        return Reply(client, sent, returned, kind, num_examples=examples, named_by=named_by, told=told)
+
+
+class _Round:
+    """What a round's messages brought to the clients, each different thing once."""
+
+    def __init__(self, messages: list[Message]) -> None:
+        self._messages = messages
+        self.models: list[_Model] = []
+        self.told: list[Told] = []
+        self._seen: dict[int, tuple[int, int]] = {}
+        for message in messages:
+            if id(message.content) not in self._seen:  # the usual case: one content for all messages
+                model, told = _Model.of(message.content), _told(message)
+                self._seen[id(message.content)] = (_place(self.models, model), _place(self.told, told))
+        self._by_node = {m.metadata.dst_node_id: self._seen[id(m.content)] for m in messages}
+        self._by_message: dict[str, tuple[int, int]] | None = None
+
+    def sent_to(self, reply: Message) -> tuple[int, int]:
+        """Return which model, and what else, the sender of a reply was sent."""
+        if self._by_message is None:  # message ids are given when messages are sent
+            self._by_message = {m.metadata.message_id: self._seen[id(m.content)] for m in self._messages}
+        by_node = self._by_node.get(reply.metadata.src_node_id, (0, 0))
+        return self._by_message.get(reply.metadata.reply_to_message_id, by_node)
 
 
 class _Model:
-    """The arrays of a message."""
+    """The arrays of a message, under one name each.
 
-    def __init__(self, arrays: dict[str, Array]) -> None:
+    With one array record, the arrays' own names; with several, ``key/name``.
+    """
+
+    def __init__(self, arrays: dict[str, Array], keys: tuple[str, ...]) -> None:
         self._arrays = arrays
+        self._keys = keys
 
     @classmethod
-    def of(cls, content: RecordDict) -> _Model:
+    def of(cls, content: RecordDict, like: _Model | None = None) -> _Model:
+        """Take the arrays of a message, and name them as those of another are."""
         records = content.array_records
-        if len(records) == 1:
-            return cls(dict(next(iter(records.values())).items()))
-        return cls({f"{key}/{name}": array for key, record in records.items() for name, array in record.items()})
+        keys = tuple(records) if like is None else like._keys
+        plain = keys[0] if len(keys) == 1 else None
+        if plain is not None and plain not in records and len(records) == 1:
+            plain = next(iter(records))  # a client may answer under a key of its own
+        return cls(
+            {
+                name if key == plain else f"{key}/{name}": array
+                for key, record in records.items()
+                for name, array in record.items()
+            },
+            keys,
+        )
 
     def __eq__(self, other: object) -> bool:
         # The usual case is one record shared by all messages: identity of the bytes settles it without reading them.
@@ -181,6 +241,24 @@ class _Model:
         return {name: _view(array) for name, array in self._arrays.items()}
 
 
+def _told(message: Message) -> Told:
+    """Return a message without its arrays, and without what `Reproducible` adds."""
+    records: list[tuple[str, Any, dict[str, Any]]] = []
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            records.append((key, "arrays", {}))
+        else:
+            kind = "config" if isinstance(record, ConfigRecord) else "metrics"
+            records.append((key, kind, {name: value for name, value in record.items() if name != RANDOMNESS}))
+    return Told(message.metadata.message_type, tuple(records))
+
+
+def _place(found: list[Any], new: Any) -> int:
+    if new not in found:
+        found.append(new)
+    return found.index(new)
+
+
 def _view(array: Array) -> NDArray[Any]:
     """Return what `Array.numpy` returns, without copying its bytes."""
     if array.stype != "numpy.ndarray" or array.data[:6] != b"\x93NUMPY" or array.data[6] != 1:
@@ -195,35 +273,6 @@ def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     file = io.BytesIO(start)
     np.lib.format.read_magic(file)
     return np.lib.format.read_array_header_1_0(file)
-
-
-def _ask_partitions(grid: Grid) -> dict[int, str]:
-    """Ask every node for its partition id; nodes whose app has no answer are left out."""
-    nodes = list(grid.get_node_ids())
-    questions = [Message(RecordDict(), dst_node_id=node, message_type=IDENTITY_QUERY) for node in nodes]
-    partitions = {}
-    for answer in grid.send_and_receive(questions, timeout=_QUERY_TIMEOUT_SECONDS):
-        stamp: Mapping[str, Any] = answer.content.config_records.get(RECORD, {}) if answer.has_content() else {}
-        if PARTITION in stamp:
-            partitions[answer.metadata.src_node_id] = str(stamp[PARTITION])
-    if len(partitions) < len(nodes):
-        log(
-            WARNING,
-            "CaptureUpdates: %d of %d nodes did not tell their partition id; they are named by what their replies say, "
-            "else by node id. Add fl_privacy.clients.mods.identity_mod to the ClientApp to name them.",
-            len(nodes) - len(partitions),
-            len(nodes),
-        )
-    return partitions
-
-
-def _weight_key(strategy: Any) -> str:
-    """Return the key under which the innermost strategy finds a client's weight."""
-    while strategy is not None:
-        if isinstance(key := getattr(strategy, "weighted_by_key", None), str):
-            return key
-        strategy = getattr(strategy, "strategy", None)
-    return "num-examples"
 
 
 def _one_line(reason: str | None) -> str:

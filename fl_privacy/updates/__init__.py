@@ -2,17 +2,19 @@
 
 from fl_privacy.updates.labels import Labels, LabelsError
 from fl_privacy.updates.layers import Layer, find_layers, resolve_layers
-from fl_privacy.updates.record import ThreatModel, Update
-from fl_privacy.updates.store import StoreError, UpdateStore
+from fl_privacy.updates.record import ThreatModel, Update, observation
+from fl_privacy.updates.store import SentMessage, StoreError, UpdateStore
 
 __all__ = [
     "Labels",
     "LabelsError",
     "Layer",
+    "SentMessage",
     "StoreError",
     "ThreatModel",
     "Update",
     "UpdateStore",
     "find_layers",
+    "observation",
     "resolve_layers",
 ]

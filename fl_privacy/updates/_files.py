@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fl_privacy.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 HEADER = "store.json"
 INDEX = "index.jsonl"
 

@@ -12,6 +12,7 @@ import json
 import mmap
 import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -148,14 +149,19 @@ class Shard:
         self.path = path
         self._file: Any = None
 
-    @property
-    def names(self) -> list[str]:
+    @cached_property
+    def names(self) -> frozenset[str]:
         """Names of its arrays."""
-        return list(self._open().keys())
+        return frozenset(self._open().keys())
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Return an array as float32: a view of the mapped file unless it is stored as something else."""
         array: NDArray[np.float32] = self._open().get_tensor(name).float().numpy()
+        return array
+
+    def raw(self, name: str) -> NDArray[Any]:
+        """Return an array as it is stored."""
+        array: NDArray[Any] = self._open().get_tensor(name).numpy()
         return array
 
     def _open(self) -> Any:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from fl_privacy.updates import _shard
 from fl_privacy.updates._files import FORMAT, HEADER, INDEX, StoreError
-from fl_privacy.updates.record import Kind, ThreatModel
+from fl_privacy.updates.record import SUM, Kind, NamedBy, Observe, ThreatModel
+from fl_privacy.updates.told import Told
 
 _QUEUED_ROUNDS = 2
 logger = logging.getLogger(__name__)
@@ -43,6 +44,10 @@ class Reply:
         Reported weight.
     failure : str
         Why nothing usable came; empty where it did.
+    named_by : {"query", "mod", "node"}
+        Where the pseudonym comes from.
+    told : int
+        Which of the round's `told` the client got.
     """
 
     client: str
@@ -51,6 +56,37 @@ class Reply:
     kind: Kind
     num_examples: float | None = None
     failure: str = ""
+    named_by: NamedBy = "query"
+    told: int = 0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What of a federation a store keeps, and how.
+
+    Attributes
+    ----------
+    arrays : tuple of str or None
+        Arrays, or stems of arrays, to keep; None for all.
+    clients : tuple of str or None
+        Clients to keep; None for all.
+    every : int
+        Rounds 1, 1 + every, 1 + 2 every, ... are kept.
+    dtype : {"float32", "bfloat16"}
+        How updates are stored.
+    keep_sent : bool
+        Whether sent models are stored.
+    """
+
+    arrays: tuple[str, ...] | None
+    clients: tuple[str, ...] | None
+    every: int
+    dtype: str
+    keep_sent: bool
+
+    def keeps(self, name: str) -> bool:
+        """Whether an array is kept."""
+        return self.arrays is None or name in self.arrays or name.rsplit(".", 1)[0] in self.arrays
 
 
 class Writer:
@@ -67,12 +103,12 @@ class Writer:
         Folder of the store.
     threat_model : ThreatModel
         Goes into the header.
-    keep : sequence of str or None
-        Arrays, or stems of arrays, to keep; None for all.
-    dtype : {"float32", "bfloat16"}
-        How updates are stored.
-    keep_sent : bool
-        Whether sent models are stored.
+    settings : Settings
+        What is kept.
+    observe : {"each", "sum"}
+        Whether each client's update is written, or their weighted sum alone.
+    resume_after : int or None
+        Go on behind this round of a store that is there; later rounds are removed.
 
     Raises
     ------
@@ -81,28 +117,41 @@ class Writer:
     """
 
     def __init__(
-        self, path: Path, threat_model: ThreatModel, keep: Sequence[str] | None, dtype: str, keep_sent: bool
+        self,
+        path: Path,
+        threat_model: ThreatModel,
+        settings: Settings,
+        observe: Observe = "each",
+        resume_after: int | None = None,
     ) -> None:
-        if (path / HEADER).exists() or (path / INDEX).exists():
-            raise StoreError(f"{path} already holds captured updates; name another folder, or delete it")
-        if path.is_dir() and any(path.iterdir()):
-            raise StoreError(f"{path} holds other files; name an empty or new folder for the captured updates")
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            # Updates are personal data: only their owner may look.
-            path.chmod(0o700)
-            (path / INDEX).touch()
-        except OSError as error:
-            raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
+        if resume_after is not None and (path / INDEX).exists():
+            _cut(path, resume_after)
+        else:
+            _claim(path)
         logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", path)
-        self._path, self._threat_model = path, threat_model
-        self._keep, self._dtype, self._keep_sent = keep, dtype, keep_sent
+        self._path, self._settings = path, settings
+        self._fixed = {
+            "format": FORMAT,
+            "threat_model": threat_model.to_dict(),
+            "observe": observe,
+            "dtype": settings.dtype,
+            "keeps_sent": settings.keep_sent,
+            "every": settings.every,
+            "clients": list(settings.clients) if settings.clients is not None else None,
+        }
+        self._sum = observe == "sum"
+        self._model: dict[str, dict[str, Any]] = {}
+        if resume_after:
+            held = json.loads((path / HEADER).read_text(encoding="utf-8"))
+            self._model = {array["name"]: array for array in held["model"]}
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update-store")
         self._pending: list[Future[None]] = []
         self._pages: _shard.Pages | None = _shard.Pages()
         self._memory: list[dict[str, NDArray[Any]]] = [{} for _ in range(_QUEUED_ROUNDS + 1)]
 
-    def append(self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply]) -> None:
+    def append(
+        self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply], told: Sequence[Told] = ()
+    ) -> None:
         """Copy one round and queue it."""
         while len(self._pending) >= _QUEUED_ROUNDS:
             if not self._pending[0].done():
@@ -111,28 +160,22 @@ class Writer:
         memory = self._memory.pop(0)
         self._memory.append(memory)  # free again when the rounds queued behind it are
 
-        kept = [name for name in (sent[0] if sent else {}) if self._is_kept(name)]
+        header = self._learn(sent)
+        clients = self._settings.clients
+        replies = [reply for reply in replies if clients is None or reply.client in clients]
         tensors: dict[str, NDArray[Any]] = {}
-        if self._keep_sent:
+        if self._settings.keep_sent:
             for number, model in enumerate(sent):
                 for name, array in model.items():
                     key = f"sent/{number}/{name}"
                     tensors[key] = _copy(array, np.asarray(array).dtype, memory, key)
-        records = []
-        for number, reply in enumerate(replies):
-            examples = reply.num_examples if reply.num_examples is not None and isfinite(reply.num_examples) else None
-            record: dict[str, Any] = {"client": reply.client, "kind": reply.kind, "num_examples": examples}
-            record["sent"] = reply.sent if self._keep_sent else None
-            failure = reply.failure
-            if not failure:
-                arrays, failure = _update(reply, sent[reply.sent], kept, memory, f"update/{number}/")
-                tensors |= arrays
-            if failure:
-                record["failure"] = failure
-                logger.warning("round %d, client %s: %s", server_round, reply.client, failure)
-            records.append(record)
-        header = self._header(sent[0], kept) if sent else None
-        self._pending.append(self._pool.submit(self._write, server_round, header, tensors, records))
+        work = self._summed if self._sum else self._each
+        arrays, records = work(sent, replies, memory)
+        for record in records:
+            if "failure" in record:
+                logger.warning("round %d, client %s: %s", server_round, record["client"], record["failure"])
+        line = {"round": server_round, "told": [entry.to_json() for entry in told], "records": records}
+        self._pending.append(self._pool.submit(self._write, server_round, header, tensors | arrays, line))
 
     def flush(self) -> None:
         """Wait until every queued round is on disk."""
@@ -146,59 +189,151 @@ class Writer:
         finally:
             self._pool.shutdown(wait=True)
 
-    def _is_kept(self, name: str) -> bool:
-        return self._keep is None or name in self._keep or name.rsplit(".", 1)[0] in self._keep
+    def _each(
+        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: dict[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+        """Return each reply's arrays and record."""
+        tensors: dict[str, NDArray[Any]] = {}
+        records = []
+        for number, reply in enumerate(replies):
+            record = self._record(reply)
+            if "failure" not in record:
+                arrays, failure = self._update(reply, sent[reply.sent], memory, f"update/{number}/")
+                tensors |= arrays
+                if failure:
+                    record["failure"] = failure
+            records.append(record)
+        return tensors, records
 
-    def _header(self, model: Arrays, kept: Sequence[str]) -> dict[str, Any]:
-        if not kept:
-            raise StoreError(f"none of {self._keep} is an array of the model; it has: {', '.join(model)}")
-        return {
-            "format": FORMAT,
-            "threat_model": self._threat_model.to_dict(),
-            "dtype": self._dtype,
-            "model": [{"name": n, "shape": list(np.shape(a)), "kept": n in kept} for n, a in model.items()],
-            "keeps_sent": self._keep_sent,
-        }
+    def _summed(
+        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: dict[str, NDArray[Any]]
+    ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
+        """Return the weighted sum of the replies and its record; nothing of a single client goes further."""
+        usable = [reply for reply in replies if not reply.failure]
+        weighted = all(reply.num_examples is not None and isfinite(reply.num_examples) for reply in usable)
+        total: dict[str, NDArray[np.float64]] = {}
+        weight, kind = 0.0, usable[0].kind if usable else "delta"
+        participants, failures = [], []
+        for reply in replies:
+            record = self._record(reply)
+            if "failure" not in record:
+                # One reply after another passes through the same memory.
+                arrays, failure = self._update(reply, sent[reply.sent], memory, "reply/")
+                if reply.kind != kind:
+                    failure = f"it is a {reply.kind}, others are {kind}s: they have no common sum"
+                if failure:
+                    record["failure"] = failure
+                else:
+                    share = float(reply.num_examples or 0.0) if weighted else 1.0
+                    for name, array in arrays.items():
+                        name = name.removeprefix("reply/")
+                        total[name] = total.get(name, 0.0) + share * array.astype(np.float64)
+                    weight += share
+                    participants.append(reply.client)
+            if "failure" in record:
+                failures.append(record)
+        if not participants:
+            return {}, failures
+        one = len(sent) == 1
+        record = {"client": SUM, "kind": kind, "num_examples": weight, "participants": participants}
+        record |= {"sent": 0 if one and self._settings.keep_sent else None, "told": 0}
+        return {f"update/0/{n}": a.astype(np.float32) for n, a in total.items()}, [record, *failures]
 
-    def _write(
-        self, server_round: int, header: dict[str, Any] | None, tensors: Arrays, records: list[dict[str, Any]]
-    ) -> None:
-        shard = f"round-{server_round:06d}.safetensors"
+    def _record(self, reply: Reply) -> dict[str, Any]:
+        examples = reply.num_examples if reply.num_examples is not None and isfinite(reply.num_examples) else None
+        record: dict[str, Any] = {"client": reply.client, "kind": reply.kind, "num_examples": examples}
+        record |= {"sent": reply.sent if self._settings.keep_sent else None, "told": reply.told}
+        record["named_by"] = reply.named_by
+        if reply.failure:
+            record["failure"] = reply.failure
+        return record
+
+    def _learn(self, sent: Sequence[Arrays]) -> str | None:
+        """Add arrays not seen before to what is known of the model; return the new header if there are any."""
+        before = len(self._model)
+        for model in sent:
+            for name, array in model.items():
+                if name not in self._model:
+                    form = {"shape": list(np.shape(array)), "dtype": np.asarray(array).dtype.str}
+                    self._model[name] = {"name": name, **form, "kept": self._settings.keeps(name)}
+        if sent and not any(array["kept"] for array in self._model.values()):
+            names = ", ".join(self._model)
+            raise StoreError(f"none of {self._settings.arrays} is an array of the model; it has: {names}")
+        if len(self._model) == before:
+            return None
+        header = {**self._fixed, "model": list(self._model.values())}
+        return json.dumps(header, sort_keys=True, indent=1) + "\n"
+
+    def _update(
+        self, reply: Reply, model: Arrays, memory: dict[str, NDArray[Any]], prefix: str
+    ) -> tuple[dict[str, NDArray[Any]], str]:
+        """Return the arrays to store and, where they are of no use, the reason.
+
+        A client may answer with a part of the arrays that it was sent; that part is kept.
+        """
+        odd = [n for n, array in reply.returned.items() if n in model and np.shape(array) != np.shape(model[n])]
+        kept = [n for n in model if n in reply.returned and self._settings.keeps(n)]
+        if odd or not kept:
+            first = f" (first: {odd[0]})" if odd else " (it has none of them)"
+            return {}, f"the reply's arrays do not fit the model that was sent{first}"
+        arrays = {}
+        failure = ""
+        for name in kept:
+            returned, key = np.asarray(reply.returned[name]), prefix + name
+            if reply.kind == "delta":
+                # In the model's own precision: the difference of two large numbers may be small.
+                wide = np.result_type(returned.dtype, np.float32)
+                buffer = _buffer(returned.shape, np.float32, memory, key)
+                arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
+            else:
+                arrays[key] = _copy(returned, np.float32, memory, key)
+            # The product is quick and needs no temporary; where it overflows, look closer.
+            flat = arrays[key].reshape(-1)
+            if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+                failure = f"{name} holds values that are not finite"
+        return arrays, failure
+
+    def _write(self, server_round: int, header: str | None, tensors: Arrays, line: dict[str, Any]) -> None:
+        shard = self._path / f"round-{server_round:06d}.safetensors"
         try:
-            if header is not None and not (self._path / HEADER).exists():
-                _replace(self._path / HEADER, json.dumps(header, sort_keys=True, indent=1) + "\n")
-            halved = "update/" if self._dtype == "bfloat16" else None
-            _shard.write(self._path / shard, tensors, halved, self._pages)
-            line = json.dumps({"round": server_round, "shard": shard, "records": records}, sort_keys=True)
+            if header is not None:
+                _replace(self._path / HEADER, header)
+            _shard.write(shard, tensors, "update/" if self._settings.dtype == "bfloat16" else None, self._pages)
+            line |= {"shard": shard.name, "bytes": shard.stat().st_size}
             with (self._path / INDEX).open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
+                file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
         except OSError as error:
             raise StoreError(f"cannot write to {self._path}: {error.strerror or error}") from error
 
 
-def _update(
-    reply: Reply, model: Arrays, kept: Sequence[str], memory: dict[str, NDArray[Any]], prefix: str
-) -> tuple[dict[str, NDArray[Any]], str]:
-    """Return the arrays to store and, where they are of no use, the reason."""
-    odd = [n for n in kept if n not in reply.returned or np.shape(reply.returned[n]) != np.shape(model[n])]
-    if odd:
-        return {}, f"the reply's arrays do not fit the model that was sent (first: {odd[0]})"
-    arrays = {}
-    failure = ""
-    for name in kept:
-        returned, key = np.asarray(reply.returned[name]), prefix + name
-        if reply.kind == "delta":
-            # In the model's own precision: the difference of two large numbers may be small.
-            wide = np.result_type(returned.dtype, np.float32)
-            buffer = _buffer(returned.shape, np.float32, memory, key)
-            arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
-        else:
-            arrays[key] = _copy(returned, np.float32, memory, key)
-        # The product is quick and needs no temporary; where it overflows, look closer.
-        flat = arrays[key].reshape(-1)
-        if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
-            failure = f"{name} holds values that are not finite"
-    return arrays, failure
+def _claim(path: Path) -> None:
+    """Make the folder, or take an empty one."""
+    if (path / HEADER).exists() or (path / INDEX).exists():
+        raise StoreError(f"{path} already holds captured updates; name another folder, or delete it")
+    if path.is_dir() and any(path.iterdir()):
+        raise StoreError(f"{path} holds other files; name an empty or new folder for the captured updates")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        # Updates are personal data: only their owner may look.
+        path.chmod(0o700)
+        (path / INDEX).touch()
+    except OSError as error:
+        raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
+
+
+def _cut(path: Path, last: int) -> None:
+    """Remove all behind a round, also what was being written."""
+    try:
+        # A line without its end is one that a killed process was writing.
+        lines = (path / INDEX).read_text(encoding="utf-8").split("\n")[:-1]
+        kept = [line for line in lines if json.loads(line)["round"] <= last]
+        _replace(path / INDEX, "".join(line + "\n" for line in kept))
+        shards = {json.loads(line)["shard"] for line in kept}
+        for file in path.iterdir():
+            if file.name not in shards | {INDEX} and not (file.name == HEADER and kept):
+                file.unlink()
+    except (OSError, ValueError, KeyError) as error:
+        raise StoreError(f"{path} cannot be gone on with: {error}") from error
 
 
 def _copy(array: Any, dtype: Any, memory: dict[str, NDArray[Any]], key: str) -> NDArray[Any]:

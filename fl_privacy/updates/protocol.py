@@ -17,6 +17,9 @@ DIGEST = "digest"
 PARTITION = "partition-id"
 """In that record, and in a node's configuration: the client's number."""
 
+RANDOMNESS = "fl_privacy.randomness"
+"""In a message's configuration: [seed, server round], from which a client derives its own randomness."""
+
 IDENTITY_QUERY = "query.fl_privacy_identity"
 """Message type of the question "which partition are you?"."""
 

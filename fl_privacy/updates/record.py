@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -11,6 +11,40 @@ from numpy.typing import NDArray
 
 Kind = Literal["gradient", "delta"]
 """What an update is: the gradient of a batch, or the difference ``returned - sent`` of two sets of weights."""
+
+Observe = Literal["each", "sum"]
+"""What the attacker sees of a round: each client's update, or their weighted sum (ideal secure aggregation)."""
+
+NamedBy = Literal["query", "mod", "node"]
+"""Where a client's name comes from: its partition id by query, by what a mod adds to replies, or its node id."""
+
+SUM = "sum"
+"""Name that stands for all clients of a round in a store of sums."""
+
+
+def observation(
+    observe: Observe = "each", *, every: int = 1, clients: Sequence[str] | None = None, position: str = ""
+) -> str:
+    """Say what reaches the attacker, for a `ThreatModel`.
+
+    Parameters
+    ----------
+    observe : {"each", "sum"}
+    every : int
+        Every how many rounds it looks.
+    clients : sequence of str, optional
+        Whom it watches; all by default.
+    position : str
+        Where in the server it sits, as the end of a phrase: "before ..." or "after ...".
+    """
+    rounds = "every round" if every == 1 else f"one round in {every}"
+    if observe == "sum":
+        seen = f"the weighted sum of the selected clients' updates in {rounds}, who took part, and the model sent"
+    elif clients is None:
+        seen = f"every selected client's own update in {rounds}, and the model each was sent"
+    else:
+        seen = f"the own update of each of {len(clients)} watched clients in {rounds}, and the model each was sent"
+    return f"{seen}, {position}" if position else seen
 
 
 @dataclass(frozen=True)
@@ -28,9 +62,12 @@ class Update:
     num_examples : float or None
         The weight that the client reported for the aggregation.
     arrays : Mapping[str, ndarray]
-        The update by array name, float32, in the model's own order; read from disk when asked for.
+        The update by array name, float32, in the model's own order; read from disk when asked for. Clients may send
+        parts of the model only: then these.
     model : Mapping[str, tuple of int]
         Shape of every array of the model, captured or not; empty where it is not known.
+    participants : tuple of str
+        Where the update is the weighted sum over several clients (``observe="sum"``): who they are. Else empty.
     """
 
     round: int
@@ -39,6 +76,7 @@ class Update:
     num_examples: float | None
     arrays: Mapping[str, NDArray[np.float32]] = field(repr=False)
     model: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    participants: tuple[str, ...] = ()
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -63,7 +101,7 @@ class ThreatModel:
     """
 
     attacker: str = "the server (honest but curious)"
-    observes: str = "every selected client's own update in every round, and the model each was sent"
+    observes: str = observation()
     owns: str = "the architecture, and labelled recordings of other speakers"
     active: bool = False
 

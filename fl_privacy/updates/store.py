@@ -2,33 +2,59 @@
 
 Layout of a store::
 
-    store.json            format, threat model, array names and shapes, dtype
-    index.jsonl           one line a round: the shard's name, and what each client sent
+    store.json            format, threat model, what is kept, array names, shapes and dtypes
+    index.jsonl           one line a round: the shard's name and size, what each client was told and sent
     round-000001.safetensors
-        update/<k>/<array>          what the k-th reply of the round brought
+        update/<k>/<array>          what the k-th record of the round brought
         sent/<n>/<array>            the n-th different model that was sent in this round
 
 A shard is written under a temporary name and renamed, and its line follows: what the index names is whole. Nothing
 is synced to the medium: a store survives a killed process, not a power cut. No time, path, node or message id is in
-it, so that equal runs give equal bytes.
+it, and records stand in the order of the clients' names, so that equal runs give equal bytes on every engine. (Only
+where clients have no partition id, their node ids are their names.)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_privacy.errors import UserError
 from fl_privacy.updates._files import FORMAT, HEADER, INDEX, StoreError
 from fl_privacy.updates._shard import Shard
-from fl_privacy.updates._writer import Arrays, Reply, Writer
-from fl_privacy.updates.record import ThreatModel, Update
+from fl_privacy.updates._writer import Arrays, Reply, Settings, Writer
+from fl_privacy.updates.record import NamedBy, Observe, ThreatModel, Update
+from fl_privacy.updates.told import Told
 
-__all__ = ["Reply", "StoreError", "UpdateStore"]
+__all__ = ["Reply", "SentMessage", "StoreError", "UpdateStore"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SentMessage:
+    """What a client was sent: enough to send it again.
+
+    Attributes
+    ----------
+    arrays : Mapping[str, ndarray]
+        The model as it was sent, each array in its own dtype. Where the message had several array records, names begin
+        with the record's key: ``key/name``.
+    told : Told
+        The rest of the message.
+    """
+
+    arrays: Mapping[str, NDArray[Any]]
+    told: Told
 
 
 class UpdateStore:
@@ -40,6 +66,10 @@ class UpdateStore:
         Folder of the store; made when the first round is written.
     arrays : sequence of str, optional
         Arrays to keep (a name, or the stem of one: ``"fc1"`` keeps ``fc1.weight`` and ``fc1.bias``); all by default.
+    clients : sequence of str, optional
+        Clients to keep, by partition id; all by default.
+    every : int
+        Rounds 1, 1 + every, 1 + 2 every, ... are kept.
     dtype : {"float32", "bfloat16"}
         How updates are stored. ``bfloat16`` halves the size and keeps three digits.
     keep_sent : bool
@@ -48,7 +78,8 @@ class UpdateStore:
     Notes
     -----
     Writing happens in one background thread, at most two rounds behind; an error there is raised by the next call.
-    Reading maps the shards into memory: it costs page cache, not anonymous memory.
+    Reading maps the shards into memory: it costs page cache, not anonymous memory. These settings matter to writing
+    alone; a store is read as it was written.
     """
 
     def __init__(
@@ -56,15 +87,23 @@ class UpdateStore:
         path: str | Path,
         *,
         arrays: Sequence[str] | None = None,
+        clients: Sequence[str | int] | None = None,
+        every: int = 1,
         dtype: Literal["float32", "bfloat16"] = "float32",
         keep_sent: bool = True,
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise StoreError(f"a store keeps float32 or bfloat16, not {dtype!r}")
+        if every < 1:
+            raise StoreError(f"every must be at least 1, not {every}")
         self.path = Path(path)
-        self._keep = tuple(arrays) if arrays is not None else None
-        self._dtype = dtype
-        self._keep_sent = keep_sent
+        self.settings = Settings(
+            tuple(arrays) if arrays is not None else None,
+            tuple(str(c) for c in clients) if clients is not None else None,
+            every,
+            dtype,
+            keep_sent,
+        )
         self._writer: Writer | None = None
 
     def __repr__(self) -> str:
@@ -72,17 +111,34 @@ class UpdateStore:
 
     # ------------------------------------------------------------------ writing
 
-    def begin(self, threat_model: ThreatModel) -> None:
+    def begin(self, threat_model: ThreatModel, observe: Observe = "each", resume_after: int | None = None) -> None:
         """Make the folder and start the writer.
+
+        Parameters
+        ----------
+        threat_model : ThreatModel
+            Who sees what; written into the store.
+        observe : {"each", "sum"}
+            ``"sum"`` writes the weighted sum of each round's updates and who took part, and nothing of one client.
+        resume_after : int, optional
+            Go on behind this round of what a killed run left; whatever lies behind it is removed.
 
         Raises
         ------
         StoreError
             If the folder holds anything (captures are never mixed) or cannot be written.
         """
-        self._writer = Writer(self.path, threat_model, self._keep, self._dtype, self._keep_sent)
+        if observe == "sum" and self.settings.clients is not None:
+            raise StoreError("a sum is over all clients of a round: observe='sum' and clients=... exclude each other")
+        self._writer = Writer(self.path, threat_model, self.settings, observe, resume_after)
 
-    def append(self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply]) -> None:
+    def wants(self, server_round: int) -> bool:
+        """Whether a round is one of those to be kept."""
+        return (server_round - 1) % self.settings.every == 0
+
+    def append(
+        self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply], told: Sequence[Told] = ()
+    ) -> None:
         """Queue one round.
 
         Parameters
@@ -93,10 +149,12 @@ class UpdateStore:
             The different models that were sent in this round.
         replies : sequence of Reply
             What came back. Everything is copied before this returns.
+        told : sequence of Told
+            What clients were told beside the model, each different one once.
         """
         if self._writer is None:
             raise StoreError(f"{self.path}: begin() comes before append()")
-        self._writer.append(server_round, sent, replies)
+        self._writer.append(server_round, sent, replies, told)
 
     def flush(self) -> None:
         """Wait until every queued round is on disk."""
@@ -154,9 +212,26 @@ class UpdateStore:
         return {array["name"]: tuple(array["shape"]) for array in self._header["model"]}
 
     @property
+    def dtype(self) -> Literal["float32", "bfloat16"]:
+        """How updates are stored."""
+        dtype: Literal["float32", "bfloat16"] = self._header["dtype"]
+        return dtype
+
+    @property
+    def observe(self) -> Observe:
+        """Whether the store holds each client's update or weighted sums over clients."""
+        observe: Observe = self._header["observe"]
+        return observe
+
+    @property
     def rounds(self) -> tuple[int, ...]:
         """Rounds that the store holds."""
         return tuple(entry["round"] for entry in self._rounds)
+
+    @property
+    def named_by(self) -> dict[str, NamedBy]:
+        """Where each client's name comes from: its partition id by query or by mod, or its node id."""
+        return {r["client"]: r["named_by"] for entry in self._rounds for r in entry["records"] if "named_by" in r}
 
     @property
     def failures(self) -> tuple[tuple[int, str, str], ...]:
@@ -168,20 +243,58 @@ class UpdateStore:
             if "failure" in record
         )
 
-    def updates(self) -> list[Update]:
-        """Return every usable update, by round and then in the order of arrival.
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(file.stat().st_size for file in self.path.iterdir())
 
-        The arrays are read from the mapped shards when they are looked at.
+    def check(self) -> list[str]:
+        """Look at every shard's size and structure and return what is wrong, one sentence each (values are not read).
+
+        Shards that no index line names are left of a killed process, and harmless; they are not mentioned.
+        """
+        found = []
+        for entry in self._rounds:
+            wrong = self._damage(entry) or _misfit(Shard(self.path / entry["shard"]), entry, self._header["keeps_sent"])
+            if wrong:
+                found.append(f"round {entry['round']}: {wrong}")
+        return found
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all that the store holds: equal for equal captures."""
+        whole = hashlib.sha256()
+        for name in [HEADER, INDEX, *(entry["shard"] for entry in self._rounds)]:
+            with (self.path / name).open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()
+
+    def updates(self) -> list[Update]:
+        """Return every usable update, by round and then in the order of the clients' names.
+
+        The arrays are read from the mapped shards when they are looked at. A round whose shard is damaged is left out,
+        with a warning that names it.
         """
         names, model = tuple(self.shapes), self.model_shapes
         found = []
         for entry in self._rounds:
+            if wrong := self._damage(entry):
+                logger.warning("round %d is left out: %s", entry["round"], wrong)
+                continue
             shard = Shard(self.path / entry["shard"])
             for number, record in enumerate(entry["records"]):
                 if "failure" not in record:
                     arrays = _LazyArrays(shard, f"update/{number}/", names)
-                    examples = record["num_examples"]
-                    found.append(Update(entry["round"], record["client"], record["kind"], examples, arrays, model))
+                    found.append(
+                        Update(
+                            entry["round"],
+                            record["client"],
+                            record["kind"],
+                            record["num_examples"],
+                            arrays,
+                            model,
+                            tuple(record.get("participants", ())),
+                        )
+                    )
         return found
 
     def sent(self, server_round: int, client: str) -> dict[str, NDArray[np.float32]]:
@@ -194,19 +307,79 @@ class UpdateStore:
         """
         for entry in self._rounds:
             for record in entry["records"]:
-                if entry["round"] == server_round and record["client"] == client:
+                if entry["round"] == server_round and client in (record["client"], *record.get("participants", ())):
                     if record["sent"] is None:
                         raise StoreError(f"{self.path} was captured without the models that were sent")
-                    shard, prefix = Shard(self.path / entry["shard"]), f"sent/{record['sent']}/"
-                    return {name.removeprefix(prefix): shard[name] for name in shard.names if name.startswith(prefix)}
+                    arrays = self._model(entry, record["sent"])
+                    return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
         raise StoreError(f"{self.path}: client {client!r} took no part in round {server_round}")
+
+    def messages(self, server_round: int) -> list[SentMessage]:
+        """Return the different messages that clients were sent in a round, as they were.
+
+        Raises
+        ------
+        StoreError
+            If the store keeps no sent models, does not hold the round, or nobody took part in it.
+        """
+        if not self._header["keeps_sent"]:
+            raise StoreError(f"{self.path} was captured without the models that were sent")
+        entry = next((entry for entry in self._rounds if entry["round"] == server_round), None)
+        if entry is None:
+            raise StoreError(f"{self.path} does not hold round {server_round}")
+        # In a sum of clients that were sent different models, nothing says who was sent which.
+        pairs = {(record["sent"] or 0, record["told"]) for record in entry["records"]} or {(0, 0)}
+        return [
+            SentMessage(self._model(entry, sent), Told.from_json(entry["told"][told])) for sent, told in sorted(pairs)
+        ]
+
+    def _model(self, entry: Mapping[str, Any], number: int) -> dict[str, NDArray[Any]]:
+        shard, prefix = Shard(self.path / entry["shard"]), f"sent/{number}/"
+        if wrong := self._damage(entry):
+            raise StoreError(f"{self.path}, round {entry['round']}: {wrong}")
+        held = shard.names
+        # In the model's order, which a shard does not keep.
+        return {
+            array["name"]: shard.raw(prefix + array["name"]).astype(array["dtype"], copy=False)
+            for array in self._header["model"]
+            if prefix + array["name"] in held
+        }
+
+    def _damage(self, entry: Mapping[str, Any]) -> str:
+        """Say what of a shard's size shows that it is damaged."""
+        path = self.path / entry["shard"]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            return f"{path.name} cannot be read: {error.strerror or error}"
+        return "" if size == entry["bytes"] else f"{path.name} has {size:,} bytes of {entry['bytes']:,}: it is damaged"
+
+
+def _misfit(shard: Shard, entry: Mapping[str, Any], keeps_sent: bool) -> str:
+    """Say where a shard does not hold what its index line names."""
+    try:
+        names = shard.names
+    except UserError as error:
+        return str(error)
+    prefixes = [f"update/{n}/" for n, record in enumerate(entry["records"]) if "failure" not in record]
+    if keeps_sent:
+        prefixes += [f"sent/{r['sent']}/" for r in entry["records"] if r.get("sent") is not None]
+    held = {"/".join(name.split("/", 2)[:2]) + "/" for name in names}
+    lacking = [prefix for prefix in prefixes if prefix not in held]
+    return f"{shard.path.name} lacks {lacking[0]}: it is not the shard that was written" if lacking else ""
 
 
 class _LazyArrays(Mapping[str, NDArray[np.float32]]):
     """The arrays of one update, read when asked for and not kept."""
 
     def __init__(self, shard: Shard, prefix: str, names: tuple[str, ...]) -> None:
-        self._shard, self._prefix, self._names = shard, prefix, names
+        self._shard, self._prefix, self._model = shard, prefix, names
+
+    @cached_property
+    def _names(self) -> tuple[str, ...]:
+        # A client may have sent a part of the model only.
+        held = self._shard.names
+        return tuple(name for name in self._model if self._prefix + name in held)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         if name not in self._names:

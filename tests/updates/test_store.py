@@ -191,8 +191,6 @@ def test_an_error_of_the_writer_is_raised_by_a_later_append(tmp_path):
         (lambda p: (p / "store.json").write_text('{"format": 99}'), "format 99"),
         (lambda p: (p / "store.json").write_text("{"), "cannot be read"),
         (lambda p: shutil.rmtree(p), "not a store"),
-        (lambda p: (p / "round-000001.safetensors").unlink(), "round-000001.*cannot be read"),
-        (lambda p: (p / "round-000001.safetensors").write_bytes(b"1234"), "round-000001.*cannot be read"),
         (lambda p: (p / "index.jsonl").write_text("what is this?\n"), "index.jsonl"),
     ],
 )

@@ -1,0 +1,158 @@
+"""Shadow updates of the attacker's own clients, from the very models that the victims were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict, UserConfig
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp.strategy import Strategy
+
+from fl_privacy.errors import UserError
+from fl_privacy.sims.local import run_simulation
+from fl_privacy.strategies import CaptureUpdates, Reproducible
+from fl_privacy.updates import SentMessage, ThreatModel, UpdateStore
+
+
+def shadow_updates(
+    store: UpdateStore,
+    client_app: ClientApp | str,
+    num_clients: int,
+    out: str | Path,
+    *,
+    run_config: UserConfig | None = None,
+    rounds: Sequence[int] | None = None,
+    clients_per_round: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+) -> UpdateStore:
+    """Run a ClientApp on the attacker's own data from each model that a store has captured ("matched" shadows).
+
+    The attacker in the server knows which model it sent in each round. Here its own clients are sent the same messages
+    (model, configuration, message type), and what they answer is captured as the victims' answers were. So shadow and
+    private updates differ in the people alone, which a shadow federation of another course cannot promise.
+
+    Parameters
+    ----------
+    store : UpdateStore
+        Captured updates, with the models that were sent.
+    client_app : ClientApp or "package.module:name"
+        What the victims run, as it is.
+    num_clients : int
+        The attacker's own clients; client i has ``node_config = {"partition-id": i, "num-partitions": num_clients}``.
+    out : str or Path
+        Folder of the new store.
+    run_config : dict, optional
+        The ClientApp's ``context.run_config``: what makes it read the attacker's own data.
+    rounds : sequence of int, optional
+        Which captured rounds to use; all by default.
+    clients_per_round : int, optional
+        How many of the own clients answer in each round, drawn anew for each; all by default.
+    seed : int
+        Of the draw and of the clients' randomness.
+    workers : int
+        Processes, see `fl_privacy.run_simulation`.
+
+    Returns
+    -------
+    UpdateStore
+        The shadow store, with the same arrays and dtype as `store`. Who its clients are, the attacker writes into a
+        label file of its own.
+
+    Raises
+    ------
+    UserError
+        If the store keeps no sent models, lacks a round, or `out` is in use.
+
+    Notes
+    -----
+    Where several different messages were sent in a round (personalised models), they go round the own clients in turn.
+    What a strategy wrapper between clients and recorder did to the victims' updates (clipping, noise) is not repeated.
+    """
+    wanted = sorted(set(store.rounds if rounds is None else rounds))
+    if not wanted:
+        raise UserError(f"shadow_updates: no round of {store.path} is named")
+    a_round = num_clients if clients_per_round is None else clients_per_round
+    if not 1 <= a_round <= num_clients:
+        raise UserError(f"shadow_updates: clients_per_round must be 1 to {num_clients}, not {a_round}")
+    store.messages(wanted[0])  # refused before anything is written
+    if missing := sorted(set(wanted) - set(store.rounds)):
+        raise UserError(f"{store.path} does not hold round(s) {', '.join(map(str, missing))}")
+    shadow = UpdateStore(out, arrays=list(store.shapes), dtype=store.dtype)
+    threat_model = ThreatModel(
+        attacker="the attacker itself, among its own clients",
+        observes=f"what its clients answer to the models of {len(wanted)} captured rounds",
+        owns=f"{num_clients} clients of its own",
+    )
+    app = ServerApp()
+
+    @app.main()
+    def main(grid: Grid, context: Context) -> None:
+        replay = _Replay(store, wanted, a_round, seed)
+        strategy = Reproducible(CaptureUpdates(replay, shadow, threat_model=threat_model), seed)
+        strategy.start(grid, ArrayRecord(), num_rounds=wanted[-1])
+
+    run_simulation(app, client_app, num_clients, run_config, seed=seed, workers=workers)
+    return UpdateStore(out)
+
+
+class _Replay(Strategy):
+    """Sends again what was sent, and leaves the answers to those who watch."""
+
+    def __init__(self, store: UpdateStore, rounds: Sequence[int], clients_per_round: int, seed: int) -> None:
+        super().__init__()
+        self._store, self._rounds, self._a_round, self._seed = store, set(rounds), clients_per_round, seed
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Send a captured round's messages to some of the own clients."""
+        if server_round not in self._rounds:
+            return []
+        nodes = np.array(list(grid.get_node_ids()))
+        rng = np.random.default_rng([self._seed, server_round])
+        chosen = nodes if self._a_round == len(nodes) else rng.choice(nodes, self._a_round, replace=False)
+        sent = self._store.messages(server_round)
+        contents = [_content(message) for message in sent]
+        return [
+            Message(contents[i % len(sent)], int(node), sent[i % len(sent)].told.message_type)
+            for i, node in enumerate(chosen)
+        ]
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Aggregate nothing."""
+        return None, None
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """Ask nothing."""
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
+        """Aggregate nothing."""
+        return None
+
+    def summary(self) -> None:
+        """Say nothing."""
+
+
+def _content(message: SentMessage) -> RecordDict:
+    """Make a message's records again."""
+    content = RecordDict()
+    keys = [key for key, kind, _ in message.told.records if kind == "arrays"]
+    for key, kind, values in message.told.records:
+        if kind == "arrays":
+            prefix = "" if len(keys) == 1 else f"{key}/"
+            mine = {name: array for name, array in message.arrays.items() if name.startswith(prefix)}
+            content[key] = ArrayRecord({n.removeprefix(prefix): Array(np.array(a)) for n, a in mine.items()})
+        else:
+            values = dict[str, Any](values)
+            content[key] = ConfigRecord(values) if kind == "config" else MetricRecord(values)
+    return content

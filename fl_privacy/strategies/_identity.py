@@ -1,0 +1,108 @@
+"""Who is who: names of clients that stay the same over rounds, engines and runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from logging import WARNING
+from typing import Any
+
+from flwr.app import Message, RecordDict
+from flwr.common.logger import log
+from flwr.serverapp import Grid
+
+from fl_privacy.updates.protocol import IDENTITY_QUERY, PARTITION, RECORD
+from fl_privacy.updates.record import NamedBy
+
+_QUERY_TIMEOUT_SECONDS = 600.0
+
+
+class Identities:
+    """Names clients by their partition id, as told by query, else by what a mod adds to replies, else by node id.
+
+    Parameters
+    ----------
+    partitions : Mapping[int, str]
+        Node id -> partition id, as told by query.
+    """
+
+    def __init__(self, partitions: Mapping[int, str]) -> None:
+        self._partitions = dict(partitions)
+        self._trusted = len(set(self._partitions.values())) == len(self._partitions)
+        if not self._trusted:
+            self._distrust()
+
+    @classmethod
+    def of(cls, grid: Grid) -> Identities:
+        """Ask every node for its partition id, unless the grid knows already."""
+        known = getattr(grid, "identities", None)
+        return known if isinstance(known, cls) else cls(_ask(grid))
+
+    def name(self, replies: Sequence[Message]) -> list[tuple[str, NamedBy]]:
+        """Name the senders of a round's replies, and say where each name comes from.
+
+        Where two nodes claim one partition, all are named by node id from then on.
+        """
+        names = [self._name(reply) for reply in replies]
+        nodes = {(reply.metadata.src_node_id, name) for reply, (name, _) in zip(replies, names, strict=True)}
+        if len({name for _, name in nodes}) < len(nodes):
+            self._distrust()
+            names = [self._name(reply) for reply in replies]
+        return names
+
+    def in_order(self, replies: Iterable[Message]) -> list[Message]:
+        """Sort replies by the names of their senders."""
+        replies = list(replies)
+        names = [name for name, _ in self.name(replies)]
+        return [replies[i] for i in sorted(range(len(replies)), key=lambda i: order(names[i]))]
+
+    def sort_nodes(self, nodes: Iterable[int]) -> list[int]:
+        """Sort node ids by partition; nodes without one come last."""
+        last = len(self._partitions)
+        return sorted(nodes, key=lambda n: (n not in self._partitions, order(self._partitions.get(n, str(last))), n))
+
+    def lacking(self, nodes: Iterable[int]) -> list[int]:
+        """Return the nodes whose partition is not known."""
+        return [node for node in nodes if node not in self._partitions]
+
+    def _name(self, reply: Message) -> tuple[str, NamedBy]:
+        node = reply.metadata.src_node_id
+        if self._trusted and node in self._partitions:
+            return self._partitions[node], "query"
+        stamp = stamp_of(reply)
+        if self._trusted and PARTITION in stamp:
+            return str(stamp[PARTITION]), "mod"
+        return f"node-{node}", "node"
+
+    def _distrust(self) -> None:
+        log(WARNING, "fl-privacy: several nodes claim one partition id; clients are named by node id instead")
+        self._trusted, self._partitions = False, {}
+
+
+def stamp_of(message: Message) -> Mapping[str, Any]:
+    """Return what our client mods or clients said of a reply."""
+    return message.content.config_records.get(RECORD, {}) if message.has_content() else {}
+
+
+def order(name: str) -> tuple[bool, int, str]:
+    """Return a key that sorts clients' names: partitions by number, then the others."""
+    return (False, int(name), "") if name.isdecimal() else (True, 0, name)
+
+
+def _ask(grid: Grid) -> dict[int, str]:
+    """Ask every node for its partition id; nodes whose app has no answer are left out."""
+    nodes = list(grid.get_node_ids())
+    questions = [Message(RecordDict(), dst_node_id=node, message_type=IDENTITY_QUERY) for node in nodes]
+    partitions = {}
+    for answer in grid.send_and_receive(questions, timeout=_QUERY_TIMEOUT_SECONDS):
+        stamp = stamp_of(answer)
+        if PARTITION in stamp:
+            partitions[answer.metadata.src_node_id] = str(stamp[PARTITION])
+    if len(partitions) < len(nodes):
+        log(
+            WARNING,
+            "fl-privacy: %d of %d nodes did not tell their partition id; they are named by what their replies say, "
+            "else by node id. Add fl_privacy.clients.mods.identity_mod to the ClientApp to name them.",
+            len(nodes) - len(partitions),
+            len(nodes),
+        )
+    return partitions
