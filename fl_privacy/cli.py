@@ -140,12 +140,20 @@ def attack(
         list[str] | None,
         typer.Option("--attack", help="Name or package.module:Class; the first is primary. Repeatable."),
     ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--layer",
+            metavar="NAME",
+            help="Dense layer that attacks on layers read: first (default), second, last, all or its name. Repeatable.",
+        ),
+    ] = None,
     permutations: Annotated[int, typer.Option("--permutations", min=1)] = 200,
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999)] = 0.95,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for result.json, scores.csv, report.html.")] = None,
 ) -> None:
     """Attack captured updates, from any Flower app."""
-    from fl_privacy.attacks.base import make_attacks
+    from fl_privacy.attacks.base import LayerAttack, make_attacks, on_layers
     from fl_privacy.attacks.evaluate import evaluate
     from fl_privacy.report import write_report
     from fl_privacy.sims.stages import new_folder
@@ -153,8 +161,14 @@ def attack(
 
     if out is not None:
         new_folder(out)
-    made = make_attacks([{"name": name} for name in attacks or ["input-reconstruction", "raw-linear"]])
+    settings = [{"name": name} for name in attacks or ["input-reconstruction", "raw-linear"]]
+    made = make_attacks(on_layers(settings, layers) if layers else settings)
     private = UpdateStore(store)
+    print(private.threat_model.describe(), flush=True)
+    for name, attack in made:
+        if isinstance(attack, LayerAttack):
+            hint = "" if layers else "; --layer names another"
+            print(f"{name} reads {attack.reads(private.model_shapes)}{hint}", flush=True)
     evaluation = evaluate(
         [attack for _, attack in made],
         private,
@@ -166,8 +180,7 @@ def attack(
         confidence=confidence,
         names=[name for name, _ in made],
     )
-    print(private.threat_model.describe(), end="\n\n")
-    print(evaluation.table())
+    print(f"\n{evaluation.table()}")
     if out is not None:
         evaluation.save(out, threat_model={"words": private.threat_model.describe(), **private.threat_model.to_dict()})
         write_report(out)

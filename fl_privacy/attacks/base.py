@@ -10,9 +10,9 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy._registry import make
+from fl_privacy._registry import find_object, make
 from fl_privacy.errors import UserError
-from fl_privacy.updates import Layer, Update, resolve_layers
+from fl_privacy.updates import Layer, Update, describe_layers, resolve_layers
 
 BUILT_IN: dict[str, str] = {
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
@@ -129,6 +129,16 @@ class LayerAttack(LinearAttack):
             raise UserError(f"{type(self).__name__}: name at least one layer (first, second, last, all, or a name)")
         self.layers = layers
 
+    def reads(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Say which layers of a model it reads, given the shapes of the model's arrays in their order.
+
+        Raises
+        ------
+        UserError
+            Where the model has no such layer.
+        """
+        return describe_layers(shapes, self.layers)
+
 
 def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
     """Find the wanted layers, by the shapes of the whole model, and see that the updates have them.
@@ -147,6 +157,32 @@ def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[L
             f"layer {', '.join(lacking)} was not captured; the updates hold: {', '.join(updates[0].arrays)}"
         )
     return layers
+
+
+def on_layers(settings: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> list[dict[str, Any]]:
+    """Have the attacks that read dense layers read these; the others stay as they are.
+
+    Parameters
+    ----------
+    settings : sequence of mappings
+        As for `make_attacks`.
+    layers : sequence of str
+        ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
+
+    Raises
+    ------
+    UserError
+        Where no attack reads layers.
+    """
+    kinds = [find_object(entry["name"], BUILT_IN, "attack") for entry in settings]
+    reading = [isinstance(kind, type) and issubclass(kind, LayerAttack) for kind in kinds]
+    if not any(reading):
+        names = ", ".join(str(entry["name"]) for entry in settings)
+        raise UserError(f"layer {', '.join(layers)} was asked for, but no attack here reads layers: {names}")
+    return [
+        {**entry, "layers": list(layers)} if reads else dict(entry)
+        for entry, reads in zip(settings, reading, strict=True)
+    ]
 
 
 def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attack]]:

@@ -1,7 +1,7 @@
 """What the attacker sees of a federation: the update record, its store on disk, and the labels beside it."""
 
 from fl_privacy.updates.labels import Labels, LabelsError
-from fl_privacy.updates.layers import Layer, find_layers, resolve_layers
+from fl_privacy.updates.layers import Layer, describe_layers, find_layers, resolve_layers
 from fl_privacy.updates.record import ThreatModel, Update, observation
 from fl_privacy.updates.store import SentMessage, StoreError, UpdateStore
 
@@ -14,6 +14,7 @@ __all__ = [
     "ThreatModel",
     "Update",
     "UpdateStore",
+    "describe_layers",
     "find_layers",
     "observation",
     "resolve_layers",

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 from fl_privacy.errors import UserError
 
+_PLACES = {
+    "first": "the first dense layer",
+    "second": "the second dense layer",
+    "last": "the last dense layer",
+    "all": "all dense layers",
+}
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -33,6 +40,11 @@ class Layer:
     def arrays(self) -> tuple[str, ...]:
         """Names of its arrays."""
         return (self.weight,) if self.bias is None else (self.weight, self.bias)
+
+    def describe(self, shapes: Mapping[str, Sequence[int]]) -> str:
+        """Say its name and the shapes of its arrays."""
+        arrays = (f"{name} {' x '.join(map(str, shapes[name]))}" for name in self.arrays)
+        return f"{self.name} ({', '.join(arrays)})"
 
 
 def find_layers(shapes: Mapping[str, Sequence[int]]) -> tuple[Layer, ...]:
@@ -101,3 +113,28 @@ def resolve_layers(shapes: Mapping[str, Sequence[int]], wanted: str | Sequence[s
             raise UserError(f"no layer {name!r} in the updates; there are: {known} (or first, second, last, all)")
         chosen.extend(layer for layer in hits if layer not in chosen)
     return tuple(chosen)
+
+
+def describe_layers(shapes: Mapping[str, Sequence[int]], wanted: str | Sequence[str]) -> str:
+    """Say which layers are meant, and whether that was told or guessed.
+
+    Parameters
+    ----------
+    shapes, wanted
+        See `resolve_layers`.
+
+    Returns
+    -------
+    str
+        For example ``"fc1 (fc1.weight 16 x 9, fc1.bias 16): the first dense layer, guessed from shapes"``.
+
+    Raises
+    ------
+    UserError
+        Where a name fits no layer.
+    """
+    wanted = (wanted,) if isinstance(wanted, str) else wanted
+    listed = " and ".join(layer.describe(shapes) for layer in resolve_layers(shapes, wanted))
+    # A place wins over a layer that is called like it, in `resolve_layers` as here.
+    guessed = " and ".join(_PLACES[name] for name in dict.fromkeys(wanted) if name in _PLACES)
+    return f"{listed}: {guessed}, guessed from shapes" if guessed else f"{listed}, as named"

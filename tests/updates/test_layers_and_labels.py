@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fl_privacy.errors import UserError
-from fl_privacy.updates import Labels, LabelsError, Layer, find_layers, resolve_layers
+from fl_privacy.updates import Labels, LabelsError, Layer, describe_layers, find_layers, resolve_layers
 
 
 def shapes_of(*layers: torch.nn.Module) -> dict[str, tuple[int, ...]]:
@@ -100,6 +100,32 @@ def test_one_name_for_a_list_of_names_is_not_read_letter_by_letter():
         assert "'f'" not in str(error)  # noqa: PT017
     else:
         assert [layer.name for layer in layers] == ["fc1"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ("first", "fc1 (fc1.weight 4 x 3, fc1.bias 4): the first dense layer, guessed from shapes"),
+        (["last"], "fc2 (fc2.weight 2 x 4, fc2.bias 2): the last dense layer, guessed from shapes"),
+        (
+            ["all"],
+            "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
+            "all dense layers, guessed from shapes",
+        ),
+        (["fc2"], "fc2 (fc2.weight 2 x 4, fc2.bias 2), as named"),
+        (
+            ["fc1", "second"],
+            "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
+            "the second dense layer, guessed from shapes",
+        ),
+    ],
+)
+def test_layers_in_words(wanted, words):
+    assert describe_layers(SHAPES, wanted) == words
+
+
+def test_a_layer_without_bias_in_words():
+    assert describe_layers({"w.weight": (4, 3)}, "first").startswith("w (w.weight 4 x 3): ")
 
 
 CELLS = st.text(st.characters(blacklist_categories=("Cs", "Cc")), max_size=8).map(str.strip)

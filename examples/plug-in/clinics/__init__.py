@@ -1,0 +1,1 @@
+"""Clinics: disease progression learned by small medical practices."""
