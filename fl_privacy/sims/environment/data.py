@@ -65,7 +65,7 @@ def _check_corpus(name: str, root: Path) -> Finding:
         corpus = Corpus.load(name, root)
     except UserError as error:
         return Finding(f"corpus {name}", "problem", str(error), f"mend or move {root}")
-    except OSError as error:
+    except Exception as error:  # in a thread of its own it would end without a row
         return Finding(f"corpus {name}", "problem", f"{root} cannot be read ({error})", f"mend or move {root}")
     speakers = len({utterance.speaker for utterance in corpus})
     left = f", {len(corpus.excluded)} files left out" if corpus.excluded else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import os
-import re
 import shutil
 import socket
 import tomllib
@@ -19,7 +18,6 @@ PORT_VARIABLE = "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"
 DEFAULT_PORT = "39091"
 PROGRAMS = ("flwr", "flower-superlink", "flower-superexec", "flwr-simulation")
 """What a `flwr run` starts, each found on PATH by the one before."""
-_APP_NAME = re.compile(r"[A-Za-z][A-Za-z0-9-]{0,31}")
 
 
 def check_home(environ: Mapping[str, str], home: Path) -> Finding:
@@ -189,11 +187,16 @@ def check_app(folder: Path) -> list[Finding]:
         todo = "take the section out; `flwr run --federation-config 'num-supernodes=10 ...'` says the size"
         findings.append(Finding("Flower app here", "note", found, todo))
     name = folder.resolve().name
-    if "app" in flower and _APP_NAME.fullmatch(name) is None:
+    if "app" in flower and not app_name_fits(name):
         found = f"`flwr run` refuses a folder of the name {name!r}"
         todo = "a letter first, then letters, digits and hyphens, 32 at most: rename the folder"
         findings.append(Finding("Flower app here", "problem", found, todo))
     return findings or [Finding("Flower app here", "ok", str(file))]
+
+
+def app_name_fits(name: str) -> bool:
+    """Say whether Flower takes a folder of this name for an app."""
+    return name[:1].isalpha() and all(c.isalnum() or c == "-" for c in name) and len(name) <= 32
 
 
 def check_ray_address(environ: Mapping[str, str]) -> Finding:
