@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -220,6 +221,22 @@ def sweep(
         )
     print(table(folder))
     print(folder)
+
+
+@app.command()
+def check(
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Look at the environment and say what would fail; exit status 1 if something would."""
+    from fl_privacy.sims.environment import check_environment, table
+
+    findings = check_environment()
+    if as_json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=2))
+    else:
+        print(table(findings))
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
 
 
 @contextmanager

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,8 +90,6 @@ def test_a_mistake_is_one_message_and_status_2(
     arguments: list[str],
     message: str,
 ) -> None:
-    import re
-
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FL_PRIVACY_DATA", raising=False)
     assert call(monkeypatch, *arguments) == 2
@@ -181,3 +181,29 @@ def test_attack_does_not_write_over_other_files(
     assert call(monkeypatch, *arguments, str(tmp_path / "result.json" / "z")) == 2
     assert "cannot write to" in capsys.readouterr().err
     assert (tmp_path / "result.json").read_text() == "mine"
+
+
+def test_check_says_what_would_fail(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLWR_LOCAL_SUPERLINK_HTTP_API_PORT", "none")
+    assert call(monkeypatch, "check") == 1
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith("SuperLink's port")]
+    assert " problem " in row
+    assert re.fullmatch(r"\d+ problems?, \d+ notes?", lines[-1])
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from fl_privacy.sims import environment
+
+    finding = environment.Finding("threads", "note", "many", "fewer")
+    monkeypatch.setattr(environment, "check_environment", lambda: [finding])
+    assert call(monkeypatch, "check", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [
+        {"name": "threads", "state": "note", "found": "many", "todo": "fewer"}
+    ]
+    assert call(monkeypatch, "check") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "nothing would fail (1 note)"

@@ -201,8 +201,26 @@ def test_make_test_is_a_target() -> None:
     assert "pytest" in done.stdout
 
 
+def test_check_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = lines("fl-privacy check")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    command(line, monkeypatch)
+    *rows, empty, last = capsys.readouterr().out.splitlines()
+    states = [row.split("  ")[1:] for row in rows if "->" not in row]
+    found = [next(word.strip() for word in words if word.strip()) for words in states]
+    order = ["ok", "note", "problem"]
+    assert found == sorted(found, key=order.index)
+    assert "problem" in found
+    assert "->" in rows[-1]
+    assert (empty, "problem" in last) == ("", True)
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "toml", "text"}
     starts = {line.split()[0] + " " + line.split()[1] for text in blocks("bash") for line in text.splitlines()}
-    known = {"make demo", "make test"} | {f"fl-privacy {c}" for c in ("corpus", "run", "attack", "sweep")}
+    known = {"make demo", "make test"} | {f"fl-privacy {c}" for c in ("corpus", "run", "attack", "sweep", "check")}
     assert starts == known

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-from flwr.app import Message, Metadata
+from flwr.app import Message, Metadata, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from fl_privacy._registry import find_object
@@ -53,3 +53,22 @@ def load_app(reference: Any) -> Any:
 def run_record(run_id: int) -> Any:
     """Return what the legacy API reads of a run: its id."""
     return SimpleNamespace(run_id=run_id)
+
+
+def faults() -> list[str]:
+    """Return which of the touches in this module do not do in this Flower what they did in 1.41."""
+    found = []
+    try:
+        with run_identity(run_id=7):
+            message = Message(RecordDict(), 3, "train")
+            if message.metadata.run_id != 7:
+                found.append("TaskIdentity does not name the run")
+        set_message_id(message, "message-1")
+        if message.metadata.message_id != "message-1":
+            found.append("a message's id cannot be set")
+        copy = make_message(copy_metadata(message.metadata), RecordDict())
+        if (copy.metadata.message_id, copy.metadata.dst_node_id) != ("message-1", 3):
+            found.append("a message's metadata cannot be copied")
+    except Exception as error:  # whatever a changed Flower raises
+        found.append(f"{type(error).__name__}: {error}")
+    return found
