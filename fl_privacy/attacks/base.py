@@ -65,7 +65,8 @@ class LinearAttack:
     """An attack that is a representation of updates and a linear classifier on it.
 
     The representation does not look at labels. So it is computed once, and a permutation control repeats the classifier
-    alone.
+    alone. A row that is not a number says that the update holds nothing for this attack: nothing is learnt from it, and
+    its score is 0, no evidence for either class.
 
     Parameters
     ----------
@@ -99,7 +100,11 @@ class LinearAttack:
         """Learn the classifier on what `fit_transform` gave."""
         from sklearn.linear_model import LogisticRegression
 
-        self.classifier_ = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000).fit(represented, labels)
+        held = ~np.isnan(represented).any(axis=1)
+        if len(set(labels[held])) < 2:
+            raise UserError(f"{type(self).__name__}: the attacker's own updates that it can read are of one class only")
+        classifier = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
+        self.classifier_ = classifier.fit(represented[held], labels[held])
         return self
 
     def decision_function(self, updates: Sequence[Update]) -> NDArray[np.float64]:
@@ -108,7 +113,10 @@ class LinearAttack:
 
     def score_represented(self, represented: NDArray[np.float64]) -> NDArray[np.float64]:
         """Score what `transform` gave."""
-        scores: NDArray[np.float64] = self.classifier_.decision_function(represented)
+        held = ~np.isnan(represented).any(axis=1)
+        scores = np.zeros(len(represented))
+        if held.any():
+            scores[held] = self.classifier_.decision_function(represented[held])
         return scores
 
 
@@ -141,22 +149,25 @@ class LayerAttack(LinearAttack):
 
 
 def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
-    """Find the wanted layers, by the shapes of the whole model, and see that the updates have them.
+    """Find the wanted layers, by the shapes of the whole model, and see that some update has them.
 
     Raises
     ------
     UserError
-        Where there is no update, no such layer, or the layer was not captured.
+        Where there is no update, no such layer, or the layer is in no update.
     """
     if not updates:
         raise UserError("there is no update to attack")
     layers = resolve_layers(updates[0].shapes, wanted)
-    lacking = [layer.name for layer in layers if any(name not in updates[0].arrays for name in layer.arrays)]
-    if lacking:
-        raise UserError(
-            f"layer {', '.join(lacking)} was not captured; the updates hold: {', '.join(updates[0].arrays)}"
-        )
+    if not holding(updates, [name for layer in layers for name in layer.arrays]).any():
+        known = ", ".join(updates[0].arrays)
+        raise UserError(f"no update holds all of layer {', '.join(layer.name for layer in layers)}; they hold: {known}")
     return layers
+
+
+def holding(updates: Sequence[Update], arrays: Sequence[str]) -> NDArray[np.bool_]:
+    """Return, for each update, whether it holds these arrays: a client may have sent a part of the model."""
+    return np.array([all(name in update.arrays for name in arrays) for update in updates])
 
 
 def on_layers(settings: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> list[dict[str, Any]]:

@@ -386,6 +386,9 @@ class _LazyArrays(Mapping[str, NDArray[np.float32]]):
             raise KeyError(name)
         return self._shard[self._prefix + name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import LayerAttack, layers_of
+from fl_privacy.attacks.base import LayerAttack, holding, layers_of
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update
 
@@ -44,15 +44,22 @@ class InputReconstruction(LayerAttack):
         super().__init__(layers, C)
 
     def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
-        """Return the reconstructed mean inputs, shape (n, total inputs of the layers)."""
+        """Return the reconstructed mean inputs, shape (n, total inputs of the layers); NaN where the layers lack."""
         self.layers_: tuple[Layer, ...] = layers_of(updates, self.layers)
-        return np.stack([np.concatenate([_mean_input(update, layer) for layer in self.layers_]) for update in updates])
+        held = holding(updates, [name for layer in self.layers_ for name in layer.arrays])
+        read = [
+            np.concatenate([_mean_input(updates[i], layer) for layer in self.layers_]) for i in np.flatnonzero(held)
+        ]
+        inputs = np.full((len(updates), len(read[0])), np.nan)
+        inputs[held] = read
+        return inputs
 
     def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Reconstruct, and standardise by the attacker's own updates."""
         inputs = self.reconstruct(updates)
-        self.mean_ = inputs.mean(axis=0)
-        scale = inputs.std(axis=0)
+        held = inputs[~np.isnan(inputs).any(axis=1)]
+        self.mean_ = held.mean(axis=0)
+        scale = held.std(axis=0)
         self.scale_ = np.where(scale > 0, scale, 1.0)
         return self._standardise(inputs)
 

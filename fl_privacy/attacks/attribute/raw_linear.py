@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import LayerAttack, layers_of
+from fl_privacy.attacks.base import LayerAttack, holding, layers_of
 from fl_privacy.updates import Update
 
 _BLOCK_BYTES = 128 * 2**20
@@ -39,25 +39,25 @@ class RawLinear(LayerAttack):
     def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent the attacker's own updates by their Gram matrix; they are read again by `transform`."""
         self.arrays_ = tuple(name for layer in layers_of(updates, self.layers) for name in layer.arrays)
-        self._own = list(updates)
-        gram = np.zeros((len(updates), len(updates)))
+        held = holding(updates, self.arrays_)
+        self._own = [updates[i] for i in np.flatnonzero(held)]
+        gram = np.zeros((len(self._own), len(self._own)))
         for mine, _ in self._blocks([]):
             gram += mine @ mine.T
         values, vectors = np.linalg.eigh(gram)
         kept = values > values[-1] * 1e-8
         # A unit mean square norm makes one C fit layers of any size.
-        self._scale = float(np.sqrt(np.trace(gram) / len(updates))) or 1.0
+        self._scale = float(np.sqrt(np.trace(gram) / len(self._own))) or 1.0
         self._projection = vectors[:, kept] / np.sqrt(values[kept])
-        represented: NDArray[np.float64] = gram @ self._projection / self._scale
-        return represented
+        return _spread(gram @ self._projection / self._scale, held)
 
     def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent updates by their inner products with the attacker's own."""
-        cross = np.zeros((len(updates), len(self._own)))
-        for mine, theirs in self._blocks(updates):
+        held = holding(updates, self.arrays_)
+        cross = np.zeros((int(held.sum()), len(self._own)))
+        for mine, theirs in self._blocks([updates[i] for i in np.flatnonzero(held)]):
             cross += theirs @ mine.T
-        represented: NDArray[np.float64] = cross @ self._projection / self._scale
-        return represented
+        return _spread(cross @ self._projection / self._scale, held)
 
     def _blocks(self, others: Sequence[Update]) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Yield the standardised coordinates of our own updates and of the others, block by block."""
@@ -71,3 +71,10 @@ class RawLinear(LayerAttack):
                 # The small constant is the published one (Feng et al.): a coordinate that hardly moves is not blown up.
                 mean, spread = mine.mean(axis=0), mine.std(axis=0) + np.float32(1e-5)
                 yield (mine - mean) / spread, (theirs - mean) / spread
+
+
+def _spread(rows: NDArray[np.float64], held: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return one row an update: those of the updates that hold the arrays, NaN for the others."""
+    spread = np.full((len(held), rows.shape[1]), np.nan)
+    spread[held] = rows
+    return spread
