@@ -64,7 +64,9 @@ class FederatedSER:
         """Who attacks, what they see and own."""
         capture = self.settings.capture
         clients = None if capture.clients is None else [str(c) for c in capture.clients]
-        return ThreatModel(observes=observation(every=capture.every, clients=clients), owns=self._owns)
+        return ThreatModel(
+            observes=observation(every=capture.every, clients=clients, arrays=capture.arrays), owns=self._owns
+        )
 
     @property
     def _owns(self) -> str:

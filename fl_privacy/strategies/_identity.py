@@ -19,23 +19,33 @@ _QUERY_TIMEOUT_SECONDS = 600.0
 class Identities:
     """Names clients by their partition id, as told by query, else by what a mod adds to replies, else by node id.
 
-    Parameters
-    ----------
-    partitions : Mapping[int, str]
-        Node id -> partition id, as told by query.
+    Nodes may connect when the ServerApp runs already, under Ray as on a deployed federation: each is asked once, when
+    it is first met.
     """
 
-    def __init__(self, partitions: Mapping[int, str]) -> None:
-        self._partitions = dict(partitions)
-        self._trusted = len(set(self._partitions.values())) == len(self._partitions)
-        if not self._trusted:
-            self._distrust()
+    def __init__(self) -> None:
+        self._partitions: dict[int, str] = {}
+        self._asked: set[int] = set()
+        self._trusted = True
 
     @classmethod
     def of(cls, grid: Grid) -> Identities:
-        """Ask every node for its partition id, unless the grid knows already."""
+        """Return what the grid knows already, else nothing yet."""
         known = getattr(grid, "identities", None)
-        return known if isinstance(known, cls) else cls(_ask(grid))
+        return known if isinstance(known, cls) else cls()
+
+    def ask(self, grid: Grid, nodes: Iterable[int]) -> None:
+        """Ask those of the nodes that were not asked before for their partition ids."""
+        new = [node for node in dict.fromkeys(nodes) if node not in self._asked]
+        if not new:
+            return
+        self._asked.update(new)
+        answers = _ask(grid, new)
+        if not self._trusted:
+            return
+        self._partitions |= answers
+        if len(set(self._partitions.values())) < len(self._partitions):
+            self._distrust()
 
     def name(self, replies: Sequence[Message]) -> list[tuple[str, NamedBy]]:
         """Name the senders of a round's replies, and say where each name comes from.
@@ -88,9 +98,8 @@ def order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), "") if name.isdecimal() else (True, 0, name)
 
 
-def _ask(grid: Grid) -> dict[int, str]:
-    """Ask every node for its partition id; nodes whose app has no answer are left out."""
-    nodes = list(grid.get_node_ids())
+def _ask(grid: Grid, nodes: Sequence[int]) -> dict[int, str]:
+    """Ask nodes for their partition ids; those whose app has no answer are left out."""
     questions = [Message(RecordDict(), dst_node_id=node, message_type=IDENTITY_QUERY) for node in nodes]
     partitions = {}
     for answer in grid.send_and_receive(questions, timeout=_QUERY_TIMEOUT_SECONDS):
