@@ -38,7 +38,8 @@ class Reproducible(StrategyWrapper):
     Notes
     -----
     Each node's partition id is asked for once by a query, which `reproducible_mod` (or `identity_mod`) and the
-    local engine answer. Same seed, same machine, CPU, one torch thread a client: same bytes on the local engine and under Ray.
+    local engine answer. Same seed, same machine, CPU, one torch thread a client: same bytes on the local engine and
+    under Ray.
     """
 
     def __init__(self, strategy: Strategy, seed: int = 0) -> None:
