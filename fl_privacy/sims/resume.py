@@ -164,7 +164,7 @@ class Resumable(StrategyWrapper):
             raise UserError(f"{self.path} is no checkpoint ({error}); delete it to start again") from error
         if progress["initial"] != self._initial:
             raise UserError(f"{self.path} is of a run from another initial model; delete it to start again")
-        self._done, self._held = int(progress["round"]), records.array_records["arrays"]
+        self._done, self._held = int(progress["round"]), records.array_records["arrays"]  # type: ignore[arg-type]
         state = RecordDict()
         for key, record in records.items():
             head, _, rest = key.partition("/")

@@ -40,7 +40,7 @@ class RawLinear(LayerAttack):
         """Represent the attacker's own updates by their Gram matrix; they are read again by `transform`."""
         self.arrays_ = tuple(name for layer in layers_of(updates, self.layers) for name in layer.arrays)
         held = holding(updates, self.arrays_)
-        self._own = [updates[i] for i in np.flatnonzero(held)]
+        self._own = [updates[i] for i in np.flatnonzero(held).tolist()]
         gram = np.zeros((len(self._own), len(self._own)))
         for mine, _ in self._blocks([]):
             gram += mine @ mine.T
@@ -55,7 +55,7 @@ class RawLinear(LayerAttack):
         """Represent updates by their inner products with the attacker's own."""
         held = holding(updates, self.arrays_)
         cross = np.zeros((int(held.sum()), len(self._own)))
-        for mine, theirs in self._blocks([updates[i] for i in np.flatnonzero(held)]):
+        for mine, theirs in self._blocks([updates[i] for i in np.flatnonzero(held).tolist()]):
             cross += theirs @ mine.T
         return _spread(cross @ self._projection / self._scale, held)
 
