@@ -48,7 +48,8 @@ class InputReconstruction(LayerAttack):
         self.layers_: tuple[Layer, ...] = layers_of(updates, self.layers)
         held = holding(updates, [name for layer in self.layers_ for name in layer.arrays])
         read = [
-            np.concatenate([_mean_input(updates[i], layer) for layer in self.layers_]) for i in np.flatnonzero(held)
+            np.concatenate([_mean_input(updates[i], layer) for layer in self.layers_])
+            for i in np.flatnonzero(held).tolist()
         ]
         inputs = np.full((len(updates), len(read[0])), np.nan)
         inputs[held] = read
