@@ -109,14 +109,18 @@ def test_one_name_for_a_list_of_names_is_not_read_letter_by_letter():
         (["last"], "fc2 (fc2.weight 2 x 4, fc2.bias 2): the last dense layer, guessed from shapes"),
         (
             ["all"],
-            "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
-            "all dense layers, guessed from shapes",
+            (
+                "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
+                "all dense layers, guessed from shapes"
+            ),
         ),
         (["fc2"], "fc2 (fc2.weight 2 x 4, fc2.bias 2), as named"),
         (
             ["fc1", "second"],
-            "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
-            "the second dense layer, guessed from shapes",
+            (
+                "fc1 (fc1.weight 4 x 3, fc1.bias 4) and fc2 (fc2.weight 2 x 4, fc2.bias 2): "
+                "the second dense layer, guessed from shapes"
+            ),
         ),
     ],
 )
