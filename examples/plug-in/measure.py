@@ -87,10 +87,11 @@ def main(partitions: int, nulls: int) -> None:
                 columns["input-reconstruction, sex permuted"].append(null["input-reconstruction"])
                 columns["raw-linear, sex permuted"].append(null["raw-linear"])
         print(f"partition {partition}: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items()), flush=True)
-    print(f"\n{'':38}{'n':>5}{'mean':>8}{'least':>8}{'median':>8}{'greatest':>10}")
+    heads = {"n": 5, "mean": 8, "least": 8, "median": 8, "95 %": 8, "greatest": 10}
+    print("\n" + " " * 38 + "".join(f"{head:>{width}}" for head, width in heads.items()))
     for column, values in columns.items():
-        least, median, greatest = np.quantile(values, [0, 0.5, 1])
-        print(f"{column:38}{len(values):5}{np.mean(values):8.3f}{least:8.3f}{median:8.3f}{greatest:10.3f}")
+        least, median, high, greatest = np.quantile(values, [0, 0.5, 0.95, 1])
+        print(f"{column:38}{len(values):5}{np.mean(values):8.3f}{least:8.3f}{median:8.3f}{high:8.3f}{greatest:10.3f}")
 
 
 if __name__ == "__main__":
