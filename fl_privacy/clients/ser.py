@@ -17,7 +17,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fl_privacy.clients.mods import reproducible_mod
+from fl_privacy.clients.mods import IDENTITY, identity, reproducible_mod
 from fl_privacy.clients.stamp import stamp
 from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
@@ -25,6 +25,7 @@ from fl_privacy.training import batch_gradient, predict, read_client, read_feder
 from fl_privacy.updates.protocol import PARTITION, RECORD
 
 app = ClientApp(mods=[reproducible_mod])
+app.query(IDENTITY)(identity)
 _NOT_FINITE = 0
 """Flower's error code for a reason of the app's own (`ErrorCode.UNKNOWN`)."""
 

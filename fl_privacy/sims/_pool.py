@@ -20,8 +20,8 @@ import cloudpickle
 from flwr.app import Error, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims._serve import Answered, Task
 from fl_privacy.sims._wire import Blobs, Region, pack_records, receive, send, unpack_records
 

@@ -11,8 +11,8 @@ from typing import Protocol
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 
+from fl_privacy import _flower
 from fl_privacy._randomness import seed_streams
-from fl_privacy.sims import _flower
 
 RUN_ID = 1
 logger = logging.getLogger("fl_privacy.sims.local")

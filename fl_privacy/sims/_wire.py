@@ -15,7 +15,7 @@ from typing import Any
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from fl_privacy.sims import _flower
+from fl_privacy import _flower
 
 _STEP = 2**20
 

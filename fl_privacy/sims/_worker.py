@@ -33,7 +33,7 @@ def main(control: int, sentinel: int, first: int, second: int) -> None:
     atexit.register(_end_group)  # the first to be registered runs last
     prepare_worker(sentinel)
     keep_freed_memory()
-    from fl_privacy.sims import _flower
+    from fl_privacy import _flower
     from fl_privacy.sims._serve import RUN_ID
     from fl_privacy.sims._wire import Region, receive, send
 
@@ -77,8 +77,8 @@ class _Worker:
     """
 
     def __init__(self, app: str | bytes, seed: int, levels: dict[str, int]) -> None:
+        from fl_privacy import _flower
         from fl_privacy._randomness import seed_streams
-        from fl_privacy.sims import _flower
 
         self._seed = seed
         self._batch = -1
@@ -102,7 +102,7 @@ class _Worker:
             return pickle.dumps(((reason,), self._logs.taken())), []
 
     def _answer(self, region: Region, told: bytes) -> tuple[Any, list[bytes]]:
-        from fl_privacy.sims import _flower
+        from fl_privacy import _flower
         from fl_privacy.sims._serve import make_context, run_client
         from fl_privacy.sims._wire import Blobs, pack_records, receive, unpack_records
 

@@ -16,11 +16,11 @@ from flwr.app import ConfigRecord, Context, Error, Message, RecordDict, UserConf
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
+from fl_privacy import _flower
 from fl_privacy._processes import keep_freed_memory, one_thread
 from fl_privacy._randomness import kept_streams, seed_streams
-from fl_privacy.clients.mods import identity_mod
+from fl_privacy.clients.mods import identity
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims._serve import RUN_ID, Client, Engine, InProcess, Task, make_context
 from fl_privacy.updates.protocol import IDENTITY_QUERY
 
@@ -261,9 +261,4 @@ class LocalGrid(Grid):
 
 def _identity(message: Message, client: Client) -> Message:
     # The engine knows; so capture names clients by partition in apps that have never heard of us.
-    context = make_context(client.node_id, client.node_config, client.run_config, client.state)
-    return identity_mod(message, context, _no_app)
-
-
-def _no_app(message: Message, context: Context) -> Message:
-    raise NotImplementedError("identity queries go no further")
+    return identity(message, make_context(client.node_id, client.node_config, client.run_config, client.state))

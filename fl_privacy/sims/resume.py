@@ -13,8 +13,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims.local import LocalGrid
 from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
 from fl_privacy.strategies._wrapper import StrategyWrapper, chain

@@ -10,14 +10,19 @@ from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from fl_privacy import _flower
 from fl_privacy.updates.protocol import IDENTITY_QUERY, PARTITION, RECORD
 from fl_privacy.updates.record import NamedBy
 
 _QUERY_TIMEOUT_SECONDS = 600.0
 
+HOW_TO_NAME = "Give the ClientApp fl_privacy.clients.mods.identity_mod, and a deployed SuperNode --node-config 'partition-id=...'."
+
 
 class Identities:
     """Names clients by their partition id, as told by query, else by what a mod adds to replies, else by node id.
+
+    In a simulation nobody needs to be asked: it numbered the clients itself.
 
     Parameters
     ----------
@@ -27,15 +32,15 @@ class Identities:
 
     def __init__(self, partitions: Mapping[int, str]) -> None:
         self._partitions = dict(partitions)
-        self._trusted = len(set(self._partitions.values())) == len(self._partitions)
-        if not self._trusted:
+        self._trusted, self._unnamed = True, False
+        if len(set(self._partitions.values())) < len(self._partitions):
             self._distrust()
 
     @classmethod
     def of(cls, grid: Grid) -> Identities:
-        """Ask every node for its partition id, unless the grid knows already."""
+        """Ask every node for its partition id, unless that is known already."""
         known = getattr(grid, "identities", None)
-        return known if isinstance(known, cls) else cls(_ask(grid))
+        return known if isinstance(known, cls) else cls(_flower.simulated_partitions(grid) or _ask(grid))
 
     def name(self, replies: Sequence[Message]) -> list[tuple[str, NamedBy]]:
         """Name the senders of a round's replies, and say where each name comes from.
@@ -47,6 +52,9 @@ class Identities:
         if len({name for _, name in nodes}) < len(nodes):
             self._distrust()
             names = [self._name(reply) for reply in replies]
+        if self._trusted and not self._unnamed and any(by == "node" for _, by in names):
+            self._unnamed = True
+            log(WARNING, f"fl-privacy: some clients tell no partition id and are named by node id. {HOW_TO_NAME}")
         return names
 
     def in_order(self, replies: Iterable[Message]) -> list[Message]:
@@ -97,12 +105,4 @@ def _ask(grid: Grid) -> dict[int, str]:
         stamp = stamp_of(answer)
         if PARTITION in stamp:
             partitions[answer.metadata.src_node_id] = str(stamp[PARTITION])
-    if len(partitions) < len(nodes):
-        log(
-            WARNING,
-            "fl-privacy: %d of %d nodes did not tell their partition id; they are named by what their replies say, "
-            "else by node id. Add fl_privacy.clients.mods.identity_mod to the ClientApp to name them.",
-            len(nodes) - len(partitions),
-            len(nodes),
-        )
     return partitions

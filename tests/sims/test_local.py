@@ -13,8 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims.local import LocalGrid, run_simulation
 
 

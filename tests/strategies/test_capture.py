@@ -178,7 +178,7 @@ def test_without_an_answer_clients_are_named_by_node(tmp_path, caplog):
 
 
 @pytest.mark.usefixtures("silent")
-def test_the_identity_mod_answers_for_apps_without_a_query_handler(tmp_path):
+def test_the_identity_mod_names_clients_of_apps_without_a_query_function(tmp_path):
     app, _ = weights_app(mods=[identity_mod])
     run(lambda: CaptureUpdates(flower.FedAvg(**ALL), UpdateStore(tmp_path / "s")), app, 1)
     assert {u.client for u in UpdateStore(tmp_path / "s").updates()} == set("01234")

@@ -121,6 +121,20 @@ def make_message(metadata: Metadata, content: RecordDict | None, error: Error | 
     return Message(metadata=metadata, content=content, error=error)  # type: ignore[call-overload,no-any-return]
 
 
+def simulated_partitions(grid: Any) -> dict[int, str]:
+    """Return node id -> partition id as Flower's own simulation numbers its nodes; empty elsewhere.
+
+    There, node i is the i-th that was registered (`flwr.server.superlink.fleet.vce.vce_api._register_nodes`), and the
+    state keeps them in that order. It is what each client finds in its ``node_config``; asking them would need a query
+    function in their app.
+    """
+    state = getattr(grid, "state", None)
+    nodes = getattr(state, "nodes", None)
+    if type(state).__name__ != "InMemoryLinkState" or not isinstance(nodes, dict):
+        return {}
+    return {int(node): str(number) for number, node in enumerate(nodes)}
+
+
 def load_app(reference: Any) -> Any:
     """Return an app given as an object or as ``"package.module:name"``, as Flower's own components are written."""
     return find_object(reference, {}, "app") if isinstance(reference, str) else reference
