@@ -53,3 +53,15 @@ def load_app(reference: Any) -> Any:
 def run_record(run_id: int) -> Any:
     """Return what the legacy API reads of a run: its id."""
     return SimpleNamespace(run_id=run_id)
+
+
+RUN_COMPLETED = "finished:completed"
+"""The status in ``flwr ls`` of a run that went well."""
+
+_NOTHING_SAID = ("An error was encountered", "Simulation Runtime crashed", "unknown error")
+
+
+def failure(details: str) -> str:
+    """Return what an app said when it failed, out of a run's status details; empty where they only say that it did."""
+    said = " ".join(details.partition("failed with exception: ")[2].split())
+    return "" if any(words in said for words in _NOTHING_SAID) else said
