@@ -162,3 +162,15 @@ def faults() -> list[str]:
     except Exception as error:  # whatever a changed Flower raises
         found.append(f"{type(error).__name__}: {error}")
     return found
+
+
+RUN_COMPLETED = "finished:completed"
+"""The status in ``flwr ls`` of a run that went well."""
+
+_NOTHING_SAID = ("An error was encountered", "Simulation Runtime crashed", "unknown error")
+
+
+def failure(details: str) -> str:
+    """Return what an app said when it failed, out of a run's status details; empty where they only say that it did."""
+    said = " ".join(details.partition("failed with exception: ")[2].split())
+    return "" if any(words in said for words in _NOTHING_SAID) else said

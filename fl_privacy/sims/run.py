@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.config import SimulationFile, load
+from fl_privacy.sims.engines import Engine
 from fl_privacy.sims.federated_ser import FederatedSER, Progress
 from fl_privacy.sims.stages import RunFolder
 
@@ -49,11 +50,13 @@ def run(
     return run_file(file, folder, progress)
 
 
-def run_file(file: SimulationFile, folder: Path, progress: Progress | None = None) -> Path:
-    """Run a checked simulation into a folder."""
+def run_file(
+    file: SimulationFile, folder: Path, progress: Progress | None = None, *, engine: Engine | None = None
+) -> Path:
+    """Run a checked simulation into a folder; `engine`: see `FederatedSER`."""
     import threadpoolctl
 
-    simulation = FederatedSER(file, progress)
+    simulation = FederatedSER(file, progress, engine)
     # More threads are slower at these sizes, and change the last bits of sums.
     with RunFolder(folder, file.resolved()).held() as held, threadpoolctl.threadpool_limits(1):
         simulation.run(held)

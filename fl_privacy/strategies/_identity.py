@@ -16,7 +16,10 @@ from fl_privacy.updates.record import NamedBy
 
 _QUERY_TIMEOUT_SECONDS = 600.0
 
-HOW_TO_NAME = "Give the ClientApp fl_privacy.clients.mods.identity_mod, and a deployed SuperNode --node-config 'partition-id=...'."
+HOW_TO_NAME = (
+    "Give the ClientApp fl_privacy.clients.mods.identity_mod, "
+    "and each deployed SuperNode --node-config 'partition-id=...'."
+)
 
 
 class Identities:
