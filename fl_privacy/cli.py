@@ -65,6 +65,7 @@ def run(
     source: Source,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; a killed run goes on in it.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine: same results.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Run a simulation: federation, attacks, audit, report."""
@@ -77,7 +78,7 @@ def run(
     file = load(source, settings or [])
     print(FederatedSER(file).threat_model.describe(), end="\n\n", flush=True)
     with _progress(quiet) as progress:
-        folder = run_file(file, out or default_folder(source, file), progress)
+        folder = run_file(file, out or default_folder(source, file), progress, workers=workers)
     result = read_result(folder / "result.json")
     claims = [Claim.from_dict(c) for c in result["claims"]]
     print(table(claims, [Control.from_dict(c) for c in result["controls"]]))

@@ -128,6 +128,8 @@ class FederationSettings(_Section):
 class Capture(_Section):
     """What of the updates is written down."""
 
+    observe: Literal["each", "sum"] = "each"
+    """Each client's update, or the weighted sum of a round and who took part (ideal secure aggregation)."""
     arrays: tuple[str, ...] | None = None
     """Arrays or layers to keep; default all."""
     clients: tuple[int, ...] | None = None
@@ -137,6 +139,12 @@ class Capture(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: bool = True
     """Whether the stores stay after the run: they are large, and personal data."""
+
+    @model_validator(mode="after")
+    def _sum_of_all(self) -> Capture:
+        if self.observe == "sum" and self.clients is not None:
+            raise ValueError("observe = 'sum' is over all clients of a round: leave out clients")
+        return self
 
 
 class Shadow(_Section):

@@ -50,15 +50,16 @@ class Engine(Protocol):
         """
 
 
-def local(folder: Path, clients: int, run_config: UserConfig, trained: Callable[[int], None]) -> None:
-    """Run it in this process."""
+def local(folder: Path, clients: int, run_config: UserConfig, trained: Callable[[int], None], workers: int = 1) -> None:
+    """Run it in this process, or over worker processes, with the same results."""
     count = itertools.count(1)
 
     def tell(message_type: str) -> None:
         if message_type == "train":
             trained(next(count))
 
-    run_simulation(SERVER_APP, CLIENT_APP, clients, run_config, seed=int(run_config["seed"]), on_message=tell)
+    seed = int(run_config["seed"])
+    run_simulation(SERVER_APP, CLIENT_APP, clients, run_config, seed=seed, workers=workers, on_message=tell)
 
 
 def ray(folder: Path, clients: int, run_config: UserConfig, trained: Callable[[int], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +24,7 @@ from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
 from fl_privacy.report import write_report
-from fl_privacy.sims.engines import ENGINES, Engine
+from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.partition import Partition, corpus_names, partition, task_corpus
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training import write_federation
@@ -47,13 +48,21 @@ class FederatedSER:
         See `Progress`.
     engine : callable, optional
         What the victim federation runs on; by default what ``simulation.engine`` names.
+    workers : int
+        Processes of the local engine; they change no result.
     """
 
     def __init__(
-        self, settings: SimulationFile, progress: Progress | None = None, engine: Engine | None = None
+        self,
+        settings: SimulationFile,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+        workers: int = 1,
     ) -> None:
         self.settings = settings
-        self._engine = engine or ENGINES.get(settings.simulation.engine)
+        self._local: Engine = functools.partial(local, workers=workers)
+        engines = {**ENGINES, "local": self._local}
+        self._engine = engine or engines.get(settings.simulation.engine)
         self._progress: Progress = progress or (lambda what, done, total: None)
         self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
         for name, attack in self._attacks:
@@ -66,7 +75,7 @@ class FederatedSER:
         """Who attacks, what they see and own."""
         capture = self.settings.capture
         clients = None if capture.clients is None else [str(c) for c in capture.clients]
-        return ThreatModel(observes=observation(every=capture.every, clients=clients), owns=self._owns)
+        return ThreatModel(observes=observation(capture.observe, every=capture.every, clients=clients), owns=self._owns)
 
     @property
     def _owns(self) -> str:
@@ -179,7 +188,7 @@ class FederatedSER:
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
         rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
-        engine = self._engine if private and self._engine else ENGINES["local"]
+        engine = self._engine if private and self._engine else self._local
         engine(
             folder,
             clients,
@@ -197,7 +206,7 @@ class FederatedSER:
                 "dropout": settings.dropout,
                 "fraction-evaluate": settings.fraction_evaluate,
                 "defenses": json.dumps(self._defenses),
-                "observe": "each",
+                "observe": capture.observe,
                 "owns": self._owns,
                 "capture-arrays": json.dumps(capture.arrays),
                 "capture-clients": json.dumps(capture.clients if private else None),

@@ -26,9 +26,10 @@ from typing import IO, Any
 
 from flwr.app import UserConfig
 
-from fl_privacy import _flower, _keeper
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
 from fl_privacy.report.toml import dumps
+from fl_privacy.sims import _keeper
 
 _START_SECONDS = 120.0
 _CONNECTION = "own"
