@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
+from fl_privacy._npy import view
 from fl_privacy.clients.mods import IDENTITY, identity, reproducible_mod
 from fl_privacy.clients.stamp import stamp
 from fl_privacy.defenses import make_defenses
@@ -44,7 +45,7 @@ def train(message: Message, context: Context) -> Message:
     settings, told = context.run_config, message.content.config_records["config"]
     partition = int(context.node_config[PARTITION])
     data = read_client(_folder(context), partition)
-    sent = {name: array.numpy() for name, array in message.content.array_records["arrays"].items()}
+    sent = {name: view(array.data) for name, array in message.content.array_records["arrays"].items()}
     # Made anew for each message: what a defense remembers must not pass from client to client.
     model, defenses = _model(context), make_defenses(json.loads(str(settings["defenses"])))
     _load(model, sent)
@@ -92,7 +93,7 @@ def evaluate(message: Message, context: Context) -> Message:
     """Count this client's validation examples that the model it was sent gets right."""
     data = read_client(_folder(context), int(context.node_config[PARTITION]))
     model = _model(context)
-    _load(model, {name: array.numpy() for name, array in message.content.array_records["arrays"].items()})
+    _load(model, {name: view(array.data) for name, array in message.content.array_records["arrays"].items()})
     right = predict(model, data["validation_features"]) == data["validation_labels"]
     accuracy = float(right.float().mean()) if len(right) else 0.0
     metrics = MetricRecord({"num-examples": max(len(right), 1), "accuracy": accuracy})
@@ -126,7 +127,6 @@ def _model(context: Context) -> nn.Module:
     return _built(federation.inputs, len(federation.classes), float(settings["dropout"]), str(settings["defenses"]))
 
 
-@torch.no_grad()
 def _load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:
     for name, parameter in model.named_parameters():
-        parameter.copy_(torch.from_numpy(arrays[name]))
+        np.copyto(parameter.detach().numpy(), arrays[name])

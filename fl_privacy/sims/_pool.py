@@ -127,16 +127,18 @@ class WorkerPool:
         try:
             heard = worker.hear()
         except (EOFError, OSError):
-            held, *others = worker.sent
             self._workers.remove(worker)
+            begun, unanswered = worker.sent[0].region.begun, list(worker.tasks)
+            starting = worker.sent[0].task is None
             ending = worker.stop(patience=1.0)
-            if held.task is None:
+            if starting:
                 raise UserError(
                     f"a worker process {ending} while it started; use fewer workers, or workers=1"
                 ) from None
-            waiting.extendleft(other.task for other in reversed(others) if other.task)
-            reason = f"the worker process {ending} while it served this client"
-            answered(held.task, reason, held.task.client.state)
+            held = unanswered.pop(0) if begun else None
+            waiting.extendleft(reversed(unanswered))
+            if held is not None:
+                answered(held, f"the worker process {ending} while it served this client", held.client.state)
             return
         if heard is not None:
             answered(*heard)

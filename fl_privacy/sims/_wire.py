@@ -18,6 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from fl_privacy import _flower
 
 _STEP = 2**20
+_HEAD = 8
 
 
 class Region:
@@ -31,7 +32,7 @@ class Region:
     Notes
     -----
     An anonymous file: it has no name to clean up, is not bound by the size of ``/dev/shm``, grows when it must, and is
-    gone with the last process that holds it.
+    gone with the last process that holds it. Its first bytes say whether the reader has begun to read what was written.
     """
 
     def __init__(self, descriptor: int | None = None) -> None:
@@ -45,8 +46,9 @@ class Region:
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Write the pieces end to end."""
-        whole = self._mapped(sum(map(len, pieces)))
-        start = 0
+        whole = self._mapped(_HEAD + sum(map(len, pieces)))
+        whole[0] = 0
+        start = _HEAD
         for piece in pieces:
             end = start + len(piece)
             whole[start:end] = piece
@@ -54,7 +56,16 @@ class Region:
 
     def read(self, start: int, length: int) -> bytes:
         """Return a copy of a part."""
-        return self._mapped(start + length)[start : start + length]
+        return self._mapped(_HEAD + start + length)[_HEAD + start : _HEAD + start + length]
+
+    def begin(self) -> None:
+        """Say that reading has begun."""
+        self._mapped(_HEAD)[0] = 1
+
+    @property
+    def begun(self) -> bool:
+        """Whether reading of what was written last has begun."""
+        return bool(self._mapped(_HEAD)[0])
 
     def close(self) -> None:
         """Let go of it."""
@@ -68,7 +79,7 @@ class Region:
                 os.ftruncate(self.descriptor, -(-size // _STEP) * _STEP)
             if self._map is not None:
                 self._map.close()
-            self._map = mmap.mmap(self.descriptor, max(self.size, 1))
+            self._map = mmap.mmap(self.descriptor, self.size)
         return self._map
 
 

@@ -49,6 +49,7 @@ def main(control: int, sentinel: int, first: int, second: int) -> None:
             except (EOFError, ConnectionResetError):
                 return
             region = regions[turn % 2]
+            region.begin()
             turn += 1
             if worker is None:
                 worker = _Worker(*receive(region, told)[0])

@@ -236,14 +236,14 @@ class LocalGrid(Grid):
             raise UserError("these records are no snapshot of a local engine")
         if len(served) != len(self._clients):
             raise UserError(f"a snapshot of {len(served)} clients does not fit a federation of {len(self._clients)}")
-        states = [RecordDict() for _ in served]
+        states = {str(partition): RecordDict() for partition in range(len(served))}
         for key, record in _flower.copy_records(snapshot).items():
-            if key.startswith("state/"):
+            if key != "engine":
                 _, partition, name = key.split("/", 2)
-                states[int(partition)][name] = record
+                states[partition][name] = record
         with self._one_at_a_time:
             self._sent = cast(int, engine["sent"])
-            for client, count, state in zip(self._clients.values(), served, states, strict=True):
+            for client, count, state in zip(self._clients.values(), served, states.values(), strict=True):
                 client.served, client.state = cast(int, count), state
 
     def _answered(self, task: Task, reply: Message | str, state: RecordDict) -> None:
