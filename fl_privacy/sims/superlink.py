@@ -43,22 +43,21 @@ class SuperLink:
     Parameters
     ----------
     folder : Path
-        Gets ``flower.log``, with what Flower, Ray and the apps say, and, while the block runs, ``flower/``: the home
-        folders that Flower keeps its state in.
+        Has ``flower/`` while the block runs: the home folders that Flower keeps its state in.
     simulation : bool
         Whether apps run in Flower's simulation on Ray, or, if false, on SuperNodes (see `supernode`).
+    log : Path, optional
+        File for what Flower, Ray and the apps say; by default ``flower.log`` in the folder. It stays.
 
     Attributes
     ----------
     address : str
         Host and port.
-    log : Path
-        The log.
 
     Raises
     ------
     UserError
-        If it does not start.
+        If it does not start, or ``RAY_ADDRESS`` does not answer.
 
     Notes
     -----
@@ -67,9 +66,9 @@ class SuperLink:
     not, on a Ray of its own, even if Ray has been started on this machine.
     """
 
-    def __init__(self, folder: Path, *, simulation: bool = True) -> None:
+    def __init__(self, folder: Path, *, simulation: bool = True, log: Path | None = None) -> None:
         folder = folder.resolve()  # Flower's processes have working directories of their own
-        self.log = folder / "flower.log"
+        self.log = log.resolve() if log else folder / "flower.log"
         self._homes = folder / "flower"
         self._simulation = simulation
         self._port = free_port()
@@ -78,6 +77,9 @@ class SuperLink:
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> SuperLink:
+        if self._simulation:
+            _check_ray(os.environ.get("RAY_ADDRESS", ""))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, self._homes, ignore_errors=True)
             # A simulation's apps talk to each other in one process: the state is no more than the run's status.
@@ -320,6 +322,19 @@ def _pairs(settings: Mapping[str, Any]) -> str:
             text = f"{quote}{value}{quote}"
         pairs.append(f"{key}={text}")
     return " ".join(pairs)
+
+
+def _check_ray(address: str) -> None:
+    """Refuse a Ray cluster that is not there: Ray would try to reach it for many minutes, and say nothing."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS={address} does not answer ({error.strerror or error}): start that Ray cluster, or unset it"
+        ) from error
 
 
 def _open(url: str) -> Any:
