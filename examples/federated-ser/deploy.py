@@ -1,4 +1,4 @@
-"""The app of this folder on a deployed federation, all of it on this machine: a SuperLink, and a SuperNode for each client.
+"""The app of this folder on a deployed federation, all on this machine: a SuperLink, and a SuperNode for each client.
 
 A check that the app runs where nothing is simulated, with synthetic voices and few of them: each message starts a
 process of its own, which makes a round take many seconds. Everything that it starts is stopped at its end, and its

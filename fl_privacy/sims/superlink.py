@@ -112,8 +112,9 @@ class SuperLink:
         # Flower starts its parts by their bare names, which need not be on the path of who started us.
         scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
         return {
-            "RAY_ADDRESS": "local",
             **os.environ,
+            # Unset, Ray takes up with whatever cluster has been started on this machine.
+            "RAY_ADDRESS": os.environ.get("RAY_ADDRESS") or "local",
             "PATH": os.pathsep.join(dict.fromkeys([*scripts, os.environ.get("PATH", os.defpath)])),
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path)),
             "FLWR_HOME": str(folder),
@@ -206,7 +207,9 @@ class SuperLink:
         except ValueError:
             answer = {"error-message": (asked.stdout + asked.stderr)[-300:]}
         if not answer.get("success"):
-            raise self._failure(f"`flwr {arguments[0]}` failed: {' '.join(str(answer.get('error-message')).split())}")
+            # It begins with which SuperLink it asked.
+            said = re.sub(r"^Using SuperLink: .*\n", "", str(answer.get("error-message")))
+            raise self._failure(f"`flwr {arguments[0]}` failed: {' '.join(said.split())}")
         return answer
 
     def _start(self, stack: ExitStack, program: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
@@ -252,9 +255,10 @@ class SuperLink:
         return UserError(f"{what}\nThe whole log: {self.log}")
 
     def _last_error(self, begin: int) -> str:
-        """Return the last line that ends an exception's traceback in the log of one run."""
+        """Return the last line that ends an exception's traceback in the log of one run, and says something."""
         lines = _COLOURS.sub("", self.log.read_bytes()[begin:].decode("utf-8", "replace")).splitlines()
-        return next((line.strip()[-300:] for line in reversed(lines) if _ERROR_LINE.fullmatch(line.strip())), "")
+        errors = [line.strip() for line in lines if _ERROR_LINE.fullmatch(line.strip())]
+        return next((error[-300:] for error in reversed(errors) if _flower.says_something(error)), "")
 
 
 def write_app(folder: Path, server_app: str, client_app: str, run_config: UserConfig) -> Path:

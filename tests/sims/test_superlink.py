@@ -118,8 +118,11 @@ def test_a_ray_cluster_that_is_not_there_is_refused(tmp_path: Path, monkeypatch)
     assert SuperLink(tmp_path).environment()["RAY_ADDRESS"] == address
 
 
-def test_by_default_no_ray_but_its_own_and_no_shared_home(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+@pytest.mark.parametrize("unset", [True, False])
+def test_by_default_no_ray_but_its_own_and_no_shared_home(tmp_path: Path, monkeypatch, unset: bool) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    if unset:
+        monkeypatch.delenv("RAY_ADDRESS")
     monkeypatch.setenv("FLWR_HOME", "/the/users/own")
     one, two = SuperLink(tmp_path / "one"), SuperLink(tmp_path / "two")
     assert one.environment()["RAY_ADDRESS"] == "local"
