@@ -173,4 +173,9 @@ _NOTHING_SAID = ("An error was encountered", "Simulation Runtime crashed", "unkn
 def failure(details: str) -> str:
     """Return what an app said when it failed, out of a run's status details; empty where they only say that it did."""
     said = " ".join(details.partition("failed with exception: ")[2].split())
-    return "" if any(words in said for words in _NOTHING_SAID) else said
+    return said if says_something(said) else ""
+
+
+def says_something(error: str) -> bool:
+    """Whether an error's text is more than Flower's own that there was one."""
+    return not any(words in error for words in _NOTHING_SAID)

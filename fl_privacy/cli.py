@@ -30,6 +30,8 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one message and exit status 2, without a traceback."""
@@ -40,9 +42,10 @@ def main() -> None:
     except UserError as error:
         print(f"fl-privacy: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("fl-privacy: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            print("fl-privacy: stopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _version(wanted: bool) -> None:

@@ -26,7 +26,7 @@ from fl_privacy.updates.protocol import IDENTITY_QUERY, PARTITION, RECORD
 
 SERVER_APP = "fl_privacy.sims.ser_server:app"
 CLIENT_APP = "fl_privacy.clients.ser:app"
-_PATIENCE_SECONDS = 20.0
+_PATIENCE_SECONDS = 30.0
 _QUERY_TIMEOUT_SECONDS = 600.0
 _OF_CLIENTS = ("seed", "algorithm", "batch-size", "local-epochs", "dropout")
 

@@ -79,7 +79,7 @@ def simulation(run_config: Mapping[str, Any]) -> SimulationFile:
     for setting in settings:
         key, _ = parse_setting(setting)
         for name, taken in _KEYS.items():
-            if key == taken or taken.startswith(f"{key}."):
+            if f"{key}.".startswith(f"{taken}.") or taken.startswith(f"{key}."):
                 raise UserError(f"run config settings: {key}: give {name} by --run-config, which clients read too")
     return load(
         str(run_config["preset"]),

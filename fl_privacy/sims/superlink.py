@@ -44,22 +44,21 @@ class SuperLink:
     Parameters
     ----------
     folder : Path
-        Gets ``flower.log``, with what Flower, Ray and the apps say, and, while the block runs, ``flower/``: the home
-        folders that Flower keeps its state in.
+        Has ``flower/`` while the block runs: the home folders that Flower keeps its state in.
     simulation : bool
         Whether apps run in Flower's simulation on Ray, or, if false, on SuperNodes (see `supernode`).
+    log : Path, optional
+        File for what Flower, Ray and the apps say; by default ``flower.log`` in the folder. It stays.
 
     Attributes
     ----------
     address : str
         Host and port.
-    log : Path
-        The log.
 
     Raises
     ------
     UserError
-        If it does not start.
+        If it does not start, or ``RAY_ADDRESS`` does not answer.
 
     Notes
     -----
@@ -68,9 +67,9 @@ class SuperLink:
     not, on a Ray of its own, even if Ray has been started on this machine.
     """
 
-    def __init__(self, folder: Path, *, simulation: bool = True) -> None:
+    def __init__(self, folder: Path, *, simulation: bool = True, log: Path | None = None) -> None:
         folder = folder.resolve()  # Flower's processes have working directories of their own
-        self.log = folder / "flower.log"
+        self.log = log.resolve() if log else folder / "flower.log"
         self._homes = folder / "flower"
         self._simulation = simulation
         self._port = free_port()
@@ -79,6 +78,9 @@ class SuperLink:
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     def __enter__(self) -> SuperLink:
+        if self._simulation:
+            _check_ray(os.environ.get("RAY_ADDRESS", ""))
+        self.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             stack.callback(shutil.rmtree, self._homes, ignore_errors=True)
             # A simulation's apps talk to each other in one process: the state is no more than the run's status.
@@ -111,8 +113,9 @@ class SuperLink:
         # Flower starts its parts by their bare names, which need not be on the path of who started us.
         scripts = [str(Path(sys.executable).parent), sysconfig.get_path("scripts")]
         return {
-            "RAY_ADDRESS": "local",
             **os.environ,
+            # Unset, Ray takes up with whatever cluster has been started on this machine.
+            "RAY_ADDRESS": os.environ.get("RAY_ADDRESS") or "local",
             "PATH": os.pathsep.join(dict.fromkeys([*scripts, os.environ.get("PATH", os.defpath)])),
             "PYTHONPATH": os.pathsep.join(dict.fromkeys(os.path.abspath(entry) for entry in sys.path)),
             "FLWR_HOME": str(folder),
@@ -205,7 +208,9 @@ class SuperLink:
         except ValueError:
             answer = {"error-message": (asked.stdout + asked.stderr)[-300:]}
         if not answer.get("success"):
-            raise self._failure(f"`flwr {arguments[0]}` failed: {' '.join(str(answer.get('error-message')).split())}")
+            # It begins with which SuperLink it asked.
+            said = re.sub(r"^Using SuperLink: .*\n", "", str(answer.get("error-message")))
+            raise self._failure(f"`flwr {arguments[0]}` failed: {' '.join(said.split())}")
         return answer
 
     def _start(self, stack: ExitStack, program: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
@@ -251,9 +256,10 @@ class SuperLink:
         return UserError(f"{what}\nThe whole log: {self.log}")
 
     def _last_error(self, begin: int) -> str:
-        """Return the last line that ends an exception's traceback in the log of one run."""
+        """Return the last line that ends an exception's traceback in the log of one run, and says something."""
         lines = _COLOURS.sub("", self.log.read_bytes()[begin:].decode("utf-8", "replace")).splitlines()
-        return next((line.strip()[-300:] for line in reversed(lines) if _ERROR_LINE.fullmatch(line.strip())), "")
+        errors = [line.strip() for line in lines if _ERROR_LINE.fullmatch(line.strip())]
+        return next((error[-300:] for error in reversed(errors) if _flower.says_something(error)), "")
 
 
 def write_app(folder: Path, server_app: str, client_app: str, run_config: UserConfig) -> Path:
@@ -321,6 +327,19 @@ def _pairs(settings: Mapping[str, Any]) -> str:
             text = f"{quote}{value}{quote}"
         pairs.append(f"{key}={text}")
     return " ".join(pairs)
+
+
+def _check_ray(address: str) -> None:
+    """Refuse a Ray cluster that is not there: Ray would try to reach it for many minutes, and say nothing."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "/" in address:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(
+            f"RAY_ADDRESS={address} does not answer ({error.strerror or error}): start that Ray cluster, or unset it"
+        ) from error
 
 
 def _open(url: str) -> Any:
