@@ -22,7 +22,10 @@ def test_a_view_is_what_numpy_loads(array):
         data = saved(form)
         seen, loaded = view(data), np.load(io.BytesIO(data))
         assert (seen.dtype, seen.shape) == (loaded.dtype, loaded.shape)
-        assert (seen.flags.c_contiguous, seen.flags.f_contiguous) == (loaded.flags.c_contiguous, loaded.flags.f_contiguous)
+        assert (seen.flags.c_contiguous, seen.flags.f_contiguous) == (
+            loaded.flags.c_contiguous,
+            loaded.flags.f_contiguous,
+        )
         assert seen.tobytes() == loaded.tobytes()
 
 

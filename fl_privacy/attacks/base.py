@@ -61,6 +61,10 @@ class Attack(Protocol):
         ...
 
 
+class OneClassError(UserError):
+    """Labels of one class only for all that an attack can learn from."""
+
+
 class LinearAttack:
     """An attack that is a representation of updates and a linear classifier on it.
 
@@ -102,7 +106,9 @@ class LinearAttack:
 
         held = ~np.isnan(represented).any(axis=1)
         if len(set(labels[held])) < 2:
-            raise UserError(f"{type(self).__name__}: the attacker's own updates that it can read are of one class only")
+            raise OneClassError(
+                f"{type(self).__name__}: the attacker's own updates that it can read are of one class only"
+            )
         classifier = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
         self.classifier_ = classifier.fit(represented[held], labels[held])
         return self
@@ -159,15 +165,25 @@ def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[L
     if not updates:
         raise UserError("there is no update to attack")
     layers = resolve_layers(updates[0].shapes, wanted)
-    if not holding(updates, [name for layer in layers for name in layer.arrays]).any():
-        known = ", ".join(updates[0].arrays)
-        raise UserError(f"no update holds all of layer {', '.join(layer.name for layer in layers)}; they hold: {known}")
+    holding(updates, layers)
     return layers
 
 
-def holding(updates: Sequence[Update], arrays: Sequence[str]) -> NDArray[np.bool_]:
-    """Return, for each update, whether it holds these arrays: a client may have sent a part of the model."""
-    return np.array([all(name in update.arrays for name in arrays) for update in updates])
+def holding(updates: Sequence[Update], layers: Sequence[Layer]) -> NDArray[np.bool_]:
+    """Return, for each update, whether it holds these layers: a client may have sent a part of the model.
+
+    Raises
+    ------
+    UserError
+        Where no update does.
+    """
+    arrays = [name for layer in layers for name in layer.arrays]
+    held = np.array([all(name in update.arrays for name in arrays) for update in updates], dtype=np.bool_)
+    if not held.any():
+        known = ", ".join(dict.fromkeys(name for update in updates for name in update.arrays))
+        names = ", ".join(layer.name for layer in layers)
+        raise UserError(f"no update holds all of layer {names}; they hold: {known or 'nothing'}")
+    return held
 
 
 def on_layers(settings: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import Attack, Auxiliary, LinearAttack
+from fl_privacy.attacks.base import Attack, Auxiliary, LinearAttack, OneClassError
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.audit.controls import speaker_permutations
 from fl_privacy.errors import UserError
@@ -123,7 +123,10 @@ def run_attack(
     scores = checked(labels)
     permuted = []
     for number, shuffled in enumerate(speaker_permutations(own.speakers, labels, permutations, seed)):
-        permuted.append(checked(shuffled))
+        try:
+            permuted.append(checked(shuffled))
+        except OneClassError:  # of the speakers that the attack can read, all drew one class: it has learnt nothing
+            permuted.append(np.zeros(len(private.updates)))
         if progress:
             progress(number + 1, permutations)
     return Scores(scores, np.array(permuted))

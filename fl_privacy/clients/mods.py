@@ -112,7 +112,10 @@ class GradientClipAndNoise:
             for key, part in reply.content.array_records.items()
             for name, array in part.items()
         }
-        norm = float(np.sqrt(sum(np.sum(np.square(g, dtype=np.float64)) for g in gradients.values())))
+        largest = max((float(np.abs(g).max(initial=0.0)) for g in gradients.values()), default=0.0)
+        # Scaled first: the squares of doubles may overflow.
+        unit = largest if 0 < largest < float("inf") else 1.0
+        norm = unit * float(np.sqrt(sum(np.sum(np.square(g / unit, dtype=np.float64)) for g in gradients.values())))
         scale = min(1.0, self.clipping_norm / norm) if norm > 0 else 1.0
         spread = self.noise_multiplier * self.clipping_norm
         changed: dict[str, dict[str, Array]] = {}

@@ -75,7 +75,8 @@ class FederatedSER:
         """Who attacks, what they see and own."""
         capture = self.settings.capture
         clients = None if capture.clients is None else [str(c) for c in capture.clients]
-        return ThreatModel(observes=observation(capture.observe, every=capture.every, clients=clients), owns=self._owns)
+        seen = observation(capture.observe, every=capture.every, clients=clients, arrays=capture.arrays)
+        return ThreatModel(observes=seen, owns=self._owns)
 
     @property
     def _owns(self) -> str:

@@ -70,18 +70,23 @@ def shadow_updates(
 
     Notes
     -----
-    Where several different messages were sent in a round (personalised models), they go round the own clients in turn.
+    Rounds in which no client replied are passed over. Where several different messages were sent in a round
+    (personalised models), they go round the own clients in turn.
     What a strategy wrapper between clients and recorder did to the victims' updates (clipping, noise) is not repeated.
     """
     wanted = sorted(set(store.rounds if rounds is None else rounds))
     if not wanted:
         raise UserError(f"shadow_updates: no round of {store.path} is named")
     a_round = num_clients if clients_per_round is None else clients_per_round
+    if num_clients < 1:
+        raise UserError(f"shadow_updates: num_clients must be at least 1, not {num_clients}")
     if not 1 <= a_round <= num_clients:
         raise UserError(f"shadow_updates: clients_per_round must be 1 to {num_clients}, not {a_round}")
-    store.messages(wanted[0])  # refused before anything is written
     if missing := sorted(set(wanted) - set(store.rounds)):
         raise UserError(f"{store.path} does not hold round(s) {', '.join(map(str, missing))}")
+    # Refused before anything is written.
+    if not any(store.messages(server_round) for server_round in wanted):
+        raise UserError(f"{store.path}: in none of these rounds a client replied, so there is nothing to send again")
     shadow = UpdateStore(out, arrays=list(store.shapes), dtype=store.dtype)
     threat_model = ThreatModel(
         attacker="the attacker itself, among its own clients",
@@ -118,6 +123,8 @@ class _Replay(Strategy):
         chosen = nodes if self._a_round == len(nodes) else rng.choice(nodes, self._a_round, replace=False)
         sent = self._store.messages(server_round)
         contents = [_content(message) for message in sent]
+        if not sent:  # nobody replied
+            return []
         return [
             Message(contents[i % len(sent)], int(node), sent[i % len(sent)].told.message_type)
             for i, node in enumerate(chosen)
@@ -143,14 +150,19 @@ class _Replay(Strategy):
         """Say nothing."""
 
 
+def _record_of(name: str, keys: Sequence[str]) -> str:
+    """Return the key of the array record that an array belongs to; a key may be the beginning of another."""
+    return keys[0] if len(keys) == 1 else max((key for key in keys if name.startswith(f"{key}/")), key=len)
+
+
 def _content(message: SentMessage) -> RecordDict:
     """Make a message's records again."""
     content = RecordDict()
     keys = [key for key, kind, _ in message.told.records if kind == "arrays"]
     for key, kind, values in message.told.records:
         if kind == "arrays":
+            mine = {name: array for name, array in message.arrays.items() if _record_of(name, keys) == key}
             prefix = "" if len(keys) == 1 else f"{key}/"
-            mine = {name: array for name, array in message.arrays.items() if name.startswith(prefix)}
             content[key] = ArrayRecord({n.removeprefix(prefix): Array(np.array(a)) for n, a in mine.items()})
         else:
             values = dict[str, Any](values)

@@ -25,25 +25,35 @@ HOW_TO_NAME = (
 class Identities:
     """Names clients by their partition id, as told by query, else by what a mod adds to replies, else by node id.
 
-    In a simulation nobody needs to be asked: it numbered the clients itself.
-
-    Parameters
-    ----------
-    partitions : Mapping[int, str]
-        Node id -> partition id, as told by query.
+    Nodes may connect when the ServerApp runs already: each is asked once, when it is first met. In a simulation nobody
+    needs to be asked: it numbered the clients itself.
     """
 
-    def __init__(self, partitions: Mapping[int, str]) -> None:
-        self._partitions = dict(partitions)
-        self._trusted, self._unnamed = True, False
-        if len(set(self._partitions.values())) < len(self._partitions):
-            self._distrust()
+    def __init__(self) -> None:
+        self._partitions: dict[int, str] = {}
+        self._asked: set[int] = set()
+        self._trusted, self._warned = True, False
 
     @classmethod
     def of(cls, grid: Grid) -> Identities:
-        """Ask every node for its partition id, unless that is known already."""
+        """Return what the grid knows already, else nothing yet."""
         known = getattr(grid, "identities", None)
-        return known if isinstance(known, cls) else cls(_flower.simulated_partitions(grid) or _ask(grid))
+        return known if isinstance(known, cls) else cls()
+
+    def ask(self, grid: Grid, nodes: Iterable[int]) -> None:
+        """Ask those of the nodes that were not asked before for their partition ids."""
+        new = [node for node in dict.fromkeys(nodes) if node not in self._asked]
+        if not new:
+            return
+        self._asked.update(new)
+        simulated = _flower.simulated_partitions(grid)
+        known = {node: simulated[node] for node in new if node in simulated}
+        answers = known | _ask(grid, [node for node in new if node not in known])
+        if not self._trusted:
+            return
+        self._partitions |= answers
+        if len(set(self._partitions.values())) < len(self._partitions):
+            self._distrust()
 
     def name(self, replies: Sequence[Message]) -> list[tuple[str, NamedBy]]:
         """Name the senders of a round's replies, and say where each name comes from.
@@ -55,8 +65,8 @@ class Identities:
         if len({name for _, name in nodes}) < len(nodes):
             self._distrust()
             names = [self._name(reply) for reply in replies]
-        if self._trusted and not self._unnamed and any(by == "node" for _, by in names):
-            self._unnamed = True
+        if self._trusted and not self._warned and any(by == "node" for _, by in names):
+            self._warned = True
             log(WARNING, f"fl-privacy: some clients tell no partition id and are named by node id. {HOW_TO_NAME}")
         return names
 
@@ -99,9 +109,10 @@ def order(name: str) -> tuple[bool, int, str]:
     return (False, int(name), "") if name.isdecimal() else (True, 0, name)
 
 
-def _ask(grid: Grid) -> dict[int, str]:
-    """Ask every node for its partition id; nodes whose app has no answer are left out."""
-    nodes = list(grid.get_node_ids())
+def _ask(grid: Grid, nodes: Sequence[int]) -> dict[int, str]:
+    """Ask nodes for their partition ids; those whose app has no answer are left out."""
+    if not nodes:
+        return {}
     questions = [Message(RecordDict(), dst_node_id=node, message_type=IDENTITY_QUERY) for node in nodes]
     partitions = {}
     for answer in grid.send_and_receive(questions, timeout=_QUERY_TIMEOUT_SECONDS):

@@ -56,14 +56,22 @@ class StrategyWrapper(Strategy):
     def start(self, *args: Any, **kwargs: Any) -> Result:
         """Run the federation; see `flwr.serverapp.strategy.Strategy.start`."""
         with ExitStack() as running:
+            outside: list[Any] = []
             for wrapper in chain(self):
                 if isinstance(wrapper, StrategyWrapper):
-                    running.enter_context(wrapper.running())
+                    running.enter_context(wrapper.running(tuple(outside)))
+                outside.append(wrapper)
             return super().start(*args, **kwargs)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Surround the run, where one of our wrappers outside has begun it."""
+    def running(self, outside: tuple[Any, ...]) -> Iterator[None]:
+        """Surround the run, where this wrapper or one of ours outside has begun it.
+
+        Parameters
+        ----------
+        outside : tuple of Strategy
+            The wrappers around this one, the outermost first.
+        """
         yield
 
     def flush(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fl_privacy.errors import UserError
 from fl_privacy.strategies._identity import Identities, order, stamp_of
 from fl_privacy.strategies._wrapper import StrategyWrapper, chain
-from fl_privacy.updates.protocol import KIND, RANDOMNESS
+from fl_privacy.updates.protocol import KIND, RANDOMNESS, RECORD
 from fl_privacy.updates.record import Kind, NamedBy, Observe, ThreatModel, observation
 from fl_privacy.updates.store import Reply, UpdateStore
 from fl_privacy.updates.told import Told
@@ -53,7 +53,8 @@ class CaptureUpdates(StrategyWrapper):
     A reply that failed, is not finite or does not fit the model is recorded as such, with a warning, and passed on
     as it came. A reply is a gradient where the client says so (as `FedSGD`'s do), else weights, stored as
     ``returned - sent``. A client may be sent, and may send, a part of the model; arrays that it was not sent are not
-    recorded.
+    recorded, and neither are rounds in which no arrays are sent. Where clients have an array in different shapes, the
+    shape that was sent first is recorded.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class CaptureUpdates(StrategyWrapper):
         self.observe = observe
         self._owns = owns
         self._given = threat_model
-        self._running = False
+        self._outside: tuple[Any, ...] | None = None  # while nobody of ours runs it: not known
         self._resume_after: int | None = None
         self._weight_key = next(
             (key for s in chain(strategy) if isinstance(key := getattr(s, "weighted_by_key", None), str)),
@@ -90,16 +91,25 @@ class CaptureUpdates(StrategyWrapper):
         if self._given is not None:
             return self._given
         settings = self.store.settings
-        seen = observation(self.observe, every=settings.every, clients=settings.clients, position=self._position)
+        seen = observation(
+            self.observe,
+            every=settings.every,
+            clients=settings.clients,
+            arrays=settings.arrays,
+            position=self._position,
+        )
         return ThreatModel(observes=seen) if self._owns is None else ThreatModel(observes=seen, owns=self._owns)
 
     @property
     def _position(self) -> str:
-        if not self._running:
+        if self._outside is None:
             return "as the strategy wrapper around the recorder lets it through"
+        around = [type(s).__name__ for s in self._outside if not isinstance(s, StrategyWrapper)]
         inside = [type(s).__name__ for s in chain(self.strategy) if hasattr(s, "strategy")]
         rewriting = [name for name in inside if "ServerSide" in name]
-        return f"before {rewriting[0]} clips or adds noise" if rewriting else ""
+        position = [f"as {' and '.join(around)} around the recorder lets it through"] if around else []
+        position += [f"before {rewriting[0]} clips or adds noise"] if rewriting else []
+        return ", ".join(position)
 
     def summary(self) -> None:
         """Log summary configuration of the strategy."""
@@ -118,13 +128,13 @@ class CaptureUpdates(StrategyWrapper):
         return super().start(*args, **kwargs)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self, outside: tuple[Any, ...]) -> Iterator[None]:
         """Close the store when the run is over."""
-        self._running = True
+        self._outside = outside
         try:
             yield
         finally:
-            self._running = False
+            self._outside, self._identities = None, None
             self.store.close()
 
     def flush(self) -> None:
@@ -141,8 +151,12 @@ class CaptureUpdates(StrategyWrapper):
         """Delegate, and note what each client is sent."""
         if self._identities is None:
             self.store.begin(self.threat_model, self.observe, self._resume_after)
-            self._identities = Identities.of(grid)
         messages = list(self.strategy.configure_train(server_round, arrays, config, grid))
+        if self._identities is None:
+            # Not earlier: a strategy waits for nodes to connect.
+            self._identities = Identities.of(grid)
+            self._identities.ask(grid, grid.get_node_ids())
+        self._identities.ask(grid, (message.metadata.dst_node_id for message in messages))
         self._round = _Round(messages if self.store.wants(server_round) else [])
         return messages
 
@@ -151,13 +165,13 @@ class CaptureUpdates(StrategyWrapper):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Record the replies as they came, then delegate."""
         replies = list(replies)
-        if self._round.models and self._identities is not None:
+        if self._round.brings_arrays and self._identities is not None:
             names = self._identities.name(replies)
             records = [self._record(reply, *name) for reply, name in zip(replies, names, strict=True)]
             # In the order of names: that of arrival differs from run to run.
             records.sort(key=lambda record: order(record.client))
             self.store.append(server_round, [m.arrays for m in self._round.models], records, self._round.told)
-            if not self._running:
+            if self._outside is None:
                 # Under another wrapper nobody says when the run is over: have each round on disk at once.
                 self.store.flush()
         return self.strategy.aggregate_train(server_round, replies)
@@ -180,21 +194,27 @@ class _Round:
     """What a round's messages brought to the clients, each different thing once."""
 
     def __init__(self, messages: list[Message]) -> None:
-        self._messages = messages
         self.models: list[_Model] = []
         self.told: list[Told] = []
-        self._seen: dict[int, tuple[int, int]] = {}
+        self._sent: list[tuple[Message, tuple[int, int]]] = []
+        seen: dict[tuple[int, str], tuple[int, int]] = {}
         for message in messages:
-            if id(message.content) not in self._seen:  # the usual case: one content for all messages
-                model, told = _Model.of(message.content), _told(message)
-                self._seen[id(message.content)] = (_place(self.models, model), _place(self.told, told))
-        self._by_node = {m.metadata.dst_node_id: self._seen[id(m.content)] for m in messages}
+            key = id(message.content), message.metadata.message_type
+            if key not in seen:  # the usual case: one content for all messages
+                seen[key] = _place(self.models, _Model.of(message.content)), _place(self.told, _told(message))
+            self._sent.append((message, seen[key]))
+        self._by_node = {message.metadata.dst_node_id: sent for message, sent in self._sent}
         self._by_message: dict[str, tuple[int, int]] | None = None
+
+    @property
+    def brings_arrays(self) -> bool:
+        """Whether some client was sent arrays that a store can hold."""
+        return any(model.arrays for model in self.models)
 
     def sent_to(self, reply: Message) -> tuple[int, int]:
         """Return which model, and what else, the sender of a reply was sent."""
         if self._by_message is None:  # message ids are given when messages are sent
-            self._by_message = {m.metadata.message_id: self._seen[id(m.content)] for m in self._messages}
+            self._by_message = {message.metadata.message_id: sent for message, sent in self._sent}
         by_node = self._by_node.get(reply.metadata.src_node_id, (0, 0))
         return self._by_message.get(reply.metadata.reply_to_message_id, by_node)
 
@@ -229,7 +249,8 @@ class _Model:
     def __eq__(self, other: object) -> bool:
         # The usual case is one record shared by all messages: identity of the bytes settles it without reading them.
         return isinstance(other, _Model) and (
-            self._arrays.keys() == other._arrays.keys()
+            self._keys == other._keys
+            and self._arrays.keys() == other._arrays.keys()
             and all(a.data is other._arrays[n].data or a.data == other._arrays[n].data for n, a in self._arrays.items())
         )
 
@@ -237,8 +258,9 @@ class _Model:
 
     @property
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays, as views of the message's bytes."""
-        return {name: _view(array) for name, array in self._arrays.items()}
+        """The arrays of numbers, as views of the message's bytes."""
+        views = {name: _view(array) for name, array in self._arrays.items()}
+        return {name: view for name, view in views.items() if view is not None}
 
 
 def _told(message: Message) -> Told:
@@ -249,7 +271,9 @@ def _told(message: Message) -> Told:
             records.append((key, "arrays", {}))
         else:
             kind = "config" if isinstance(record, ConfigRecord) else "metrics"
-            records.append((key, kind, {name: value for name, value in record.items() if name != RANDOMNESS}))
+            values = {name: value for name, value in record.items() if name != RANDOMNESS}
+            if values or not record or key != RECORD:
+                records.append((key, kind, values))
     return Told(message.metadata.message_type, tuple(records))
 
 
@@ -259,13 +283,18 @@ def _place(found: list[Any], new: Any) -> int:
     return found.index(new)
 
 
-def _view(array: Array) -> NDArray[Any]:
-    """Return what `Array.numpy` returns, without copying its bytes."""
-    if array.stype != "numpy.ndarray" or array.data[:6] != b"\x93NUMPY" or array.data[6] != 1:
-        return array.numpy()
-    offset = 10 + int.from_bytes(array.data[8:10], "little")
-    shape, fortran, dtype = _npy_header(array.data[:offset])
-    return np.frombuffer(array.data, dtype, offset=offset).reshape(shape, order="F" if fortran else "C")
+def _view(array: Array) -> NDArray[Any] | None:
+    """Return what `Array.numpy` returns, without copying its bytes; None where that holds no numbers."""
+    try:
+        if array.stype != "numpy.ndarray" or array.data[:6] != b"\x93NUMPY" or array.data[6] != 1:
+            view = array.numpy()
+        else:
+            offset = 10 + int.from_bytes(array.data[8:10], "little")
+            shape, fortran, dtype = _npy_header(array.data[:offset])
+            view = np.frombuffer(array.data, dtype, offset=offset).reshape(shape, order="F" if fortran else "C")
+    except (TypeError, ValueError, EOFError):  # an app's own format, or damaged
+        return None
+    return view if view.dtype.kind in "biuf" else None
 
 
 @functools.lru_cache(maxsize=1024)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from logging import INFO, WARNING
 from typing import Any
 
@@ -48,6 +49,7 @@ class Reproducible(StrategyWrapper):
             raise UserError(f"Reproducible: seed must be a whole number of 64 bits, not {seed!r}")
         self.seed = seed
         self._identities: Identities | None = None
+        self._warned = False
 
     def __repr__(self) -> str:
         return f"Reproducible({self.strategy!r}, seed={self.seed})"
@@ -57,6 +59,14 @@ class Reproducible(StrategyWrapper):
         log(INFO, "\t├──> Reproducible: seed %d", self.seed)
         self.strategy.summary()
 
+    @contextmanager
+    def running(self, outside: tuple[Any, ...]) -> Iterator[None]:
+        """Forget who is who when the run is over: the next one numbers its nodes anew."""
+        try:
+            yield
+        finally:
+            self._identities, self._warned = None, False
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
@@ -64,7 +74,7 @@ class Reproducible(StrategyWrapper):
         known = self._ordered(grid)
         with own_randomness("server", self.seed, server_round, "configure_train"):
             messages = list(self.strategy.configure_train(server_round, arrays, config, known))
-        return self._seeded(messages, server_round)
+        return self._seeded(messages, server_round, grid)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -80,7 +90,7 @@ class Reproducible(StrategyWrapper):
         known = self._ordered(grid)
         with own_randomness("server", self.seed, server_round, "configure_evaluate"):
             messages = list(self.strategy.configure_evaluate(server_round, arrays, config, known))
-        return self._seeded(messages, server_round)
+        return self._seeded(messages, server_round, grid)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
         """Delegate with ordered replies and seeded randomness."""
@@ -90,7 +100,19 @@ class Reproducible(StrategyWrapper):
     def _ordered(self, grid: Grid) -> Grid:
         if self._identities is None:
             self._identities = Identities.of(grid)
-            if unknown := self._identities.lacking(grid.get_node_ids()):
+        return _OrderedGrid(grid, self._identities)
+
+    def _in_order(self, replies: Iterable[Message]) -> list[Message]:
+        return self._identities.in_order(replies) if self._identities is not None else list(replies)
+
+    def _seeded(self, messages: list[Message], server_round: int, grid: Grid) -> list[Message]:
+        """Write seed and round into each message's configuration: the record that is there, so that mods find one."""
+        if self._identities is not None:
+            nodes = [message.metadata.dst_node_id for message in messages]
+            self._identities.ask(grid, nodes)
+            unknown = self._identities.lacking(nodes)
+            if unknown and not self._warned:
+                self._warned = True
                 log(
                     WARNING,
                     "Reproducible: %d node(s) told no partition id: this run cannot be repeated. A deployed ClientApp "
@@ -98,13 +120,6 @@ class Reproducible(StrategyWrapper):
                     "--node-config 'partition-id=...'.",
                     len(unknown),
                 )
-        return _OrderedGrid(grid, self._identities)
-
-    def _in_order(self, replies: Iterable[Message]) -> list[Message]:
-        return self._identities.in_order(replies) if self._identities is not None else list(replies)
-
-    def _seeded(self, messages: list[Message], server_round: int) -> list[Message]:
-        """Write seed and round into each message's configuration: the record that is there, so that mods find one."""
         for content in {id(message.content): message.content for message in messages}.values():
             configs = content.config_records
             if not configs:
@@ -143,7 +158,9 @@ class _OrderedGrid(Grid):
 
     def get_node_ids(self) -> Iterable[int]:
         """Return the nodes in the order of their partitions; those without one come last."""
-        return self.identities.sort_nodes(self._grid.get_node_ids())
+        nodes = list(self._grid.get_node_ids())
+        self.identities.ask(self._grid, nodes)
+        return self.identities.sort_nodes(nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Delegate."""

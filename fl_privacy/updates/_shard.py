@@ -35,7 +35,11 @@ _NAMES = {
 
 
 def write(
-    path: Path, tensors: Mapping[str, NDArray[Any]], halved: str | None = None, pages: Pages | None = None
+    path: Path,
+    tensors: Mapping[str, NDArray[Any]],
+    halved: str | None = None,
+    pages: Pages | None = None,
+    server_round: int | None = None,
 ) -> None:
     """Write arrays to a safetensors file under a temporary name, then rename it.
 
@@ -49,8 +53,13 @@ def write(
         Arrays whose name starts so are written as bfloat16, rounded to nearest even.
     pages : Pages, optional
         Writes past the page cache, where that is possible.
+    server_round : int, optional
+        Written into the file, so that a shard cannot pass for that of another round. (One key: several would not have
+        an order of their own.)
     """
     header: dict[str, Any] = {}
+    if server_round is not None:
+        header["__metadata__"] = {"round": str(server_round)}
     buffers = []
     offset = 0
     for name in sorted(tensors):
@@ -59,7 +68,9 @@ def write(
             dtype, array = "BF16", _bfloat16(array)
         else:
             array = array.astype(array.dtype.newbyteorder("="), copy=False)
-            if array.dtype.str[1:] not in _NAMES:  # unsigned integers, which torch cannot all read back
+            if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch cannot read all of them back
+                array = array.astype(np.int64)
+            elif array.dtype.str[1:] not in _NAMES:
                 array = array.astype(np.float64)
             dtype = _NAMES[array.dtype.str[1:]]
         header[name] = {
@@ -153,6 +164,12 @@ class Shard:
     def names(self) -> frozenset[str]:
         """Names of its arrays."""
         return frozenset(self._open().keys())
+
+    @cached_property
+    def server_round(self) -> int | None:
+        """The round it was written for."""
+        written = (self._open().metadata() or {}).get("round", "")
+        return int(written) if written.isdecimal() else None
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         """Return an array as float32: a view of the mapped file unless it is stored as something else."""

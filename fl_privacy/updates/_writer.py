@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -124,11 +125,6 @@ class Writer:
         observe: Observe = "each",
         resume_after: int | None = None,
     ) -> None:
-        if resume_after is not None and (path / INDEX).exists():
-            _cut(path, resume_after)
-        else:
-            _claim(path)
-        logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", path)
         self._path, self._settings = path, settings
         self._fixed = {
             "format": FORMAT,
@@ -141,9 +137,14 @@ class Writer:
         }
         self._sum = observe == "sum"
         self._model: dict[str, dict[str, Any]] = {}
+        self._reshaped: set[str] = set()
         if resume_after:
-            held = json.loads((path / HEADER).read_text(encoding="utf-8"))
-            self._model = {array["name"]: array for array in held["model"]}
+            self._model = self._held(resume_after)
+        if resume_after is not None and (path / INDEX).exists():
+            _cut(path, resume_after)
+        else:
+            _claim(path)
+        logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", path)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update-store")
         self._pending: list[Future[None]] = []
         self._pages: _shard.Pages | None = _shard.Pages()
@@ -163,10 +164,12 @@ class Writer:
         header = self._learn(sent)
         clients = self._settings.clients
         replies = [reply for reply in replies if clients is None or reply.client in clients]
+        # Of clients who are not watched, neither what they sent nor what they were sent.
+        shown = range(len(sent)) if clients is None else sorted({reply.sent for reply in replies})
         tensors: dict[str, NDArray[Any]] = {}
         if self._settings.keep_sent:
-            for number, model in enumerate(sent):
-                for name, array in model.items():
+            for number in shown:
+                for name, array in sent[number].items():
                     key = f"sent/{number}/{name}"
                     tensors[key] = _copy(array, np.asarray(array).dtype, memory, key)
         work = self._summed if self._sum else self._each
@@ -212,15 +215,18 @@ class Writer:
         usable = [reply for reply in replies if not reply.failure]
         weighted = all(reply.num_examples is not None and isfinite(reply.num_examples) for reply in usable)
         total: dict[str, NDArray[np.float64]] = {}
-        weight, kind = 0.0, usable[0].kind if usable else "delta"
-        participants, failures = [], []
+        kinds: Counter[Kind] = Counter(reply.kind for reply in usable)
+        kind: Kind = kinds.most_common(1)[0][0] if kinds else "delta"  # of equally many, that of the first client
+        weight = 0.0
+        participants: list[Reply] = []
+        failures = []
         for reply in replies:
             record = self._record(reply)
             if "failure" not in record:
                 # One reply after another passes through the same memory.
                 arrays, failure = self._update(reply, sent[reply.sent], memory, "reply/")
                 if reply.kind != kind:
-                    failure = f"it is a {reply.kind}, others are {kind}s: they have no common sum"
+                    failure = f"it is a {reply.kind}, most are {kind}s: they have no common sum"
                 if failure:
                     record["failure"] = failure
                 else:
@@ -229,38 +235,66 @@ class Writer:
                         name = name.removeprefix("reply/")
                         total[name] = total.get(name, 0.0) + share * array.astype(np.float64)
                     weight += share
-                    participants.append(reply.client)
+                    participants.append(reply)
             if "failure" in record:
                 failures.append(record)
         if not participants:
             return {}, failures
-        one = len(sent) == 1
-        record = {"client": SUM, "kind": kind, "num_examples": weight, "participants": participants}
-        record |= {"sent": 0 if one and self._settings.keep_sent else None, "told": 0}
+        record = {"client": SUM, "kind": kind, "num_examples": weight if weighted else None}
+        record["participants"] = [reply.client for reply in participants]
+        record["named_by"] = [reply.named_by for reply in participants]
+        # Which messages went out, but not to whom.
+        record["messages"] = [list(pair) for pair in sorted({(reply.sent, reply.told) for reply in participants})]
         return {f"update/0/{n}": a.astype(np.float32) for n, a in total.items()}, [record, *failures]
 
     def _record(self, reply: Reply) -> dict[str, Any]:
         examples = reply.num_examples if reply.num_examples is not None and isfinite(reply.num_examples) else None
         record: dict[str, Any] = {"client": reply.client, "kind": reply.kind, "num_examples": examples}
-        record |= {"sent": reply.sent if self._settings.keep_sent else None, "told": reply.told}
-        record["named_by"] = reply.named_by
+        record |= {"sent": reply.sent, "told": reply.told, "named_by": reply.named_by}
         if reply.failure:
             record["failure"] = reply.failure
         return record
 
+    def _held(self, last: int) -> dict[str, dict[str, Any]]:
+        """Return what a store that is gone on with knows of the model; see that it is one with these settings."""
+        path = self._path / HEADER
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            model = {array["name"]: array for array in held.pop("model")}
+        except FileNotFoundError:
+            raise StoreError(
+                f"{self._path} lacks the {last} rounds behind which the run would go on: start it again from round 1"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        if held != self._fixed or any(array["kept"] != self._settings.keeps(name) for name, array in model.items()):
+            raise StoreError(f"{self._path} was captured with other settings: start the run again from round 1")
+        return model
+
     def _learn(self, sent: Sequence[Arrays]) -> str | None:
         """Add arrays not seen before to what is known of the model; return the new header if there are any."""
-        before = len(self._model)
+        order, before = list(self._model), len(self._model)
         for model in sent:
-            for name, array in model.items():
+            behind = None
+            for name in reversed(list(model)):
+                form = {"shape": list(np.shape(model[name])), "dtype": np.asarray(model[name]).dtype.str}
                 if name not in self._model:
-                    form = {"shape": list(np.shape(array)), "dtype": np.asarray(array).dtype.str}
+                    # Clients may be sent parts of the model: a part's new array stands before the part's next one.
+                    order.insert(order.index(behind) if behind is not None else len(order), name)
                     self._model[name] = {"name": name, **form, "kept": self._settings.keeps(name)}
-        if sent and not any(array["kept"] for array in self._model.values()):
-            names = ", ".join(self._model)
+                elif form["shape"] != self._model[name]["shape"] and name not in self._reshaped:
+                    self._reshaped.add(name)
+                    first = tuple(self._model[name]["shape"])
+                    logger.warning(
+                        "%s is sent in several shapes: updates of it are kept in shape %s alone", name, first
+                    )
+                behind = name
+        if self._model and not any(array["kept"] for array in self._model.values()):
+            names = ", ".join(order)
             raise StoreError(f"none of {self._settings.arrays} is an array of the model; it has: {names}")
-        if len(self._model) == before:
+        if len(order) == before:
             return None
+        self._model = {name: self._model[name] for name in order}
         header = {**self._fixed, "model": list(self._model.values())}
         return json.dumps(header, sort_keys=True, indent=1) + "\n"
 
@@ -271,11 +305,14 @@ class Writer:
 
         A client may answer with a part of the arrays that it was sent; that part is kept.
         """
-        odd = [n for n, array in reply.returned.items() if n in model and np.shape(array) != np.shape(model[n])]
-        kept = [n for n in model if n in reply.returned and self._settings.keeps(n)]
-        if odd or not kept:
+        shared = [n for n in model if n in reply.returned]
+        odd = [n for n in shared if np.shape(reply.returned[n]) != np.shape(model[n])]
+        if odd or not shared:
             first = f" (first: {odd[0]})" if odd else " (it has none of them)"
             return {}, f"the reply's arrays do not fit the model that was sent{first}"
+        kept = [n for n in shared if self._settings.keeps(n) and list(np.shape(model[n])) == self._model[n]["shape"]]
+        if not kept:
+            return {}, f"the reply has none of the arrays that are kept; it has: {', '.join(shared)}"
         arrays = {}
         failure = ""
         for name in kept:
@@ -298,7 +335,8 @@ class Writer:
         try:
             if header is not None:
                 _replace(self._path / HEADER, header)
-            _shard.write(shard, tensors, "update/" if self._settings.dtype == "bfloat16" else None, self._pages)
+            halved = "update/" if self._settings.dtype == "bfloat16" else None
+            _shard.write(shard, tensors, halved, self._pages, server_round)
             line |= {"shard": shard.name, "bytes": shard.stat().st_size}
             with (self._path / INDEX).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
@@ -329,9 +367,11 @@ def _cut(path: Path, last: int) -> None:
         kept = [line for line in lines if json.loads(line)["round"] <= last]
         _replace(path / INDEX, "".join(line + "\n" for line in kept))
         shards = {json.loads(line)["shard"] for line in kept}
-        for file in path.iterdir():
-            if file.name not in shards | {INDEX} and not (file.name == HEADER and kept):
-                file.unlink()
+        # What somebody else put there stays.
+        written = [*path.glob("round-*.safetensors"), *path.glob(".*.part"), *([] if kept else [path / HEADER])]
+        for file in written:
+            if file.name not in shards:
+                file.unlink(missing_ok=True)
     except (OSError, ValueError, KeyError) as error:
         raise StoreError(f"{path} cannot be gone on with: {error}") from error
 

@@ -23,7 +23,12 @@ SUM = "sum"
 
 
 def observation(
-    observe: Observe = "each", *, every: int = 1, clients: Sequence[str] | None = None, position: str = ""
+    observe: Observe = "each",
+    *,
+    every: int = 1,
+    clients: Sequence[str] | None = None,
+    arrays: Sequence[str] | None = None,
+    position: str = "",
 ) -> str:
     """Say what reaches the attacker, for a `ThreatModel`.
 
@@ -34,16 +39,20 @@ def observation(
         Every how many rounds it looks.
     clients : sequence of str, optional
         Whom it watches; all by default.
+    arrays : sequence of str, optional
+        Which arrays or layers of the updates it keeps; all by default.
     position : str
         Where in the server it sits, as the end of a phrase: "before ..." or "after ...".
     """
     rounds = "every round" if every == 1 else f"one round in {every}"
+    of = f" of {' and '.join(arrays)}" if arrays is not None else ""
     if observe == "sum":
-        seen = f"the weighted sum of the selected clients' updates in {rounds}, who took part, and the model sent"
+        seen = f"the weighted sum of the selected clients' updates{of} in {rounds}, who took part, and the model sent"
     elif clients is None:
-        seen = f"every selected client's own update in {rounds}, and the model each was sent"
+        seen = f"every selected client's own update{of} in {rounds}, and the model each was sent"
     else:
-        seen = f"the own update of each of {len(clients)} watched clients in {rounds}, and the model each was sent"
+        watched = f"each of {len(clients)} watched clients" if len(clients) != 1 else "one watched client"
+        seen = f"the own update{of} of {watched} in {rounds}, and the model each was sent"
     return f"{seen}, {position}" if position else seen
 
 
@@ -60,7 +69,8 @@ class Update:
     kind : {"gradient", "delta"}
         A gradient is of the loss; a delta is ``returned weights - sent weights``.
     num_examples : float or None
-        The weight that the client reported for the aggregation.
+        The weight that the client reported for the aggregation; of a sum, that of all together, and None where some
+        client reported none: then the sum is unweighted.
     arrays : Mapping[str, ndarray]
         The update by array name, float32, in the model's own order; read from disk when asked for. Clients may send
         parts of the model only: then these.

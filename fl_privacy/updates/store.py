@@ -67,7 +67,7 @@ class UpdateStore:
     arrays : sequence of str, optional
         Arrays to keep (a name, or the stem of one: ``"fc1"`` keeps ``fc1.weight`` and ``fc1.bias``); all by default.
     clients : sequence of str, optional
-        Clients to keep, by partition id; all by default.
+        Clients to keep, by partition id (or by the name that they have in a store); all by default.
     every : int
         Rounds 1, 1 + every, 1 + 2 every, ... are kept.
     dtype : {"float32", "bfloat16"}
@@ -94,8 +94,11 @@ class UpdateStore:
     ) -> None:
         if dtype not in ("float32", "bfloat16"):
             raise StoreError(f"a store keeps float32 or bfloat16, not {dtype!r}")
-        if every < 1:
-            raise StoreError(f"every must be at least 1, not {every}")
+        if not isinstance(every, int) or every < 1:
+            raise StoreError(f"every must be a whole number from 1, not {every!r}")
+        for name, chosen in (("arrays", arrays), ("clients", clients)):
+            if isinstance(chosen, str):
+                raise StoreError(f"{name} must be a list of names, not {chosen!r}: [{chosen!r}]?")
         self.path = Path(path)
         self.settings = Settings(
             tuple(arrays) if arrays is not None else None,
@@ -105,6 +108,7 @@ class UpdateStore:
             keep_sent,
         )
         self._writer: Writer | None = None
+        self._index: tuple[tuple[int, ...], list[dict[str, Any]]] = ((), [])
 
     def __repr__(self) -> str:
         return f"UpdateStore({str(self.path)!r})"
@@ -120,13 +124,15 @@ class UpdateStore:
             Who sees what; written into the store.
         observe : {"each", "sum"}
             ``"sum"`` writes the weighted sum of each round's updates and who took part, and nothing of one client.
+            (The sum over a single participant is what that client sent.) Unweighted where a weight is lacking.
         resume_after : int, optional
             Go on behind this round of what a killed run left; whatever lies behind it is removed.
 
         Raises
         ------
         StoreError
-            If the folder holds anything (captures are never mixed) or cannot be written.
+            If the folder holds anything (captures are never mixed) or cannot be written; or what is to be gone on with
+            is not there, or was captured with other settings.
         """
         if observe == "sum" and self.settings.clients is not None:
             raise StoreError("a sum is over all clients of a round: observe='sum' and clients=... exclude each other")
@@ -175,26 +181,36 @@ class UpdateStore:
         if (self.path / INDEX).exists() and not (self.path / HEADER).exists():
             raise StoreError(f"{self.path} holds no captured round yet")
         try:
-            header: dict[str, Any] = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
+            header: Any = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StoreError(f"{self.path} is not a store of updates: it has no {HEADER}") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.path / HEADER} cannot be read: {error}") from error
-        if header.get("format") != FORMAT:
-            raise StoreError(
-                f"{self.path} has format {header.get('format')}; this version reads format {FORMAT}: update fl-privacy"
-            )
-        return header
+        written = header.get("format") if isinstance(header, dict) else None
+        if written != FORMAT:
+            newer = isinstance(written, int) and written > FORMAT
+            advice = "update fl-privacy" if newer else "capture again, or read it with the version that wrote it"
+            raise StoreError(f"{self.path} has format {written}; this version reads format {FORMAT}: {advice}")
+        whole: dict[str, Any] = header
+        return whole
 
     @property
     def _rounds(self) -> list[dict[str, Any]]:
         _ = self._header
-        # A line without its end is one that a killed process was writing.
-        lines = (self.path / INDEX).read_text(encoding="utf-8").split("\n")[:-1]
+        path = self.path / INDEX
         try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise StoreError(f"{self.path / INDEX} cannot be read: {error}") from error
+            state = path.stat()
+            read = (state.st_ino, state.st_size, state.st_mtime_ns)
+            if self._index[0] != read:
+                # A line without its end is one that a killed process was writing.
+                entries = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+                for number, entry in enumerate(entries, 1):
+                    if not isinstance(entry, dict) or not {"round", "shard", "bytes", "told", "records"} <= set(entry):
+                        raise StoreError(f"{path} cannot be read: line {number} is not a round of a store")
+                self._index = read, entries
+        except (OSError, ValueError) as error:
+            raise StoreError(f"{path} cannot be read: {error}") from error
+        return self._index[1]
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -231,7 +247,13 @@ class UpdateStore:
     @property
     def named_by(self) -> dict[str, NamedBy]:
         """Where each client's name comes from: its partition id by query or by mod, or its node id."""
-        return {r["client"]: r["named_by"] for entry in self._rounds for r in entry["records"] if "named_by" in r}
+        named: dict[str, NamedBy] = {}
+        for record in (record for entry in self._rounds for record in entry["records"]):
+            if "participants" in record:
+                named |= dict(zip(record["participants"], record["named_by"], strict=True))
+            else:
+                named[record["client"]] = record["named_by"]
+        return named
 
     @property
     def failures(self) -> tuple[tuple[int, str, str], ...]:
@@ -253,19 +275,26 @@ class UpdateStore:
 
         Shards that no index line names are left of a killed process, and harmless; they are not mentioned.
         """
-        found = []
-        for entry in self._rounds:
-            wrong = self._damage(entry) or _misfit(Shard(self.path / entry["shard"]), entry, self._header["keeps_sent"])
-            if wrong:
-                found.append(f"round {entry['round']}: {wrong}")
-        return found
+        shards = ((entry, Shard(self.path / entry["shard"])) for entry in self._rounds)
+        return [f"round {entry['round']}: {wrong}" for entry, shard in shards if (wrong := self._damage(entry, shard))]
 
     def digest(self) -> str:
-        """Return the SHA-256 of all that the store holds: equal for equal captures."""
+        """Return the SHA-256 of all that the store holds: equal for equal captures.
+
+        Raises
+        ------
+        StoreError
+            If a shard cannot be read.
+        """
         whole = hashlib.sha256()
-        for name in [HEADER, INDEX, *(entry["shard"] for entry in self._rounds)]:
-            with (self.path / name).open("rb") as file:
-                whole.update(hashlib.file_digest(file, "sha256").digest())
+        try:
+            for name in [HEADER, *(entry["shard"] for entry in self._rounds)]:
+                with (self.path / name).open("rb") as file:
+                    whole.update(hashlib.file_digest(file, "sha256").digest())
+            lines = (self.path / INDEX).read_bytes()
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be read: {error}") from error
+        whole.update(hashlib.sha256(lines[: lines.rfind(b"\n") + 1]).digest())  # without a line that was cut off
         return whole.hexdigest()
 
     def updates(self) -> list[Update]:
@@ -277,10 +306,10 @@ class UpdateStore:
         names, model = tuple(self.shapes), self.model_shapes
         found = []
         for entry in self._rounds:
-            if wrong := self._damage(entry):
+            shard = Shard(self.path / entry["shard"])
+            if wrong := self._damage(entry, shard):
                 logger.warning("round %d is left out: %s", entry["round"], wrong)
                 continue
-            shard = Shard(self.path / entry["shard"])
             for number, record in enumerate(entry["records"]):
                 if "failure" not in record:
                     arrays = _LazyArrays(shard, f"update/{number}/", names)
@@ -303,70 +332,91 @@ class UpdateStore:
         Raises
         ------
         StoreError
-            If the store keeps no sent models, or the client took no part in the round.
+            If the store keeps no sent models, the client took no part in the round, or the store holds sums over
+            clients that were sent different models: nothing says who was sent which.
         """
+        if not self._header["keeps_sent"]:
+            raise StoreError(f"{self.path} was captured without the models that were sent")
         for entry in self._rounds:
             for record in entry["records"]:
                 if entry["round"] == server_round and client in (record["client"], *record.get("participants", ())):
-                    if record["sent"] is None:
-                        raise StoreError(f"{self.path} was captured without the models that were sent")
-                    arrays = self._model(entry, record["sent"])
+                    sent = {number for number, _ in _messages(record)}
+                    if len(sent) > 1:
+                        raise StoreError(
+                            f"{self.path}: in round {server_round} clients were sent {len(sent)} different models, and "
+                            "a store of sums does not say who was sent which"
+                        )
+                    arrays = self._model(entry, sent.pop())
                     return {name: array.astype(np.float32, copy=False) for name, array in arrays.items()}
         raise StoreError(f"{self.path}: client {client!r} took no part in round {server_round}")
 
     def messages(self, server_round: int) -> list[SentMessage]:
-        """Return the different messages that clients were sent in a round, as they were.
+        """Return the different messages that the clients who replied were sent in a round, as they were.
+
+        Empty where nobody (of those kept) replied.
 
         Raises
         ------
         StoreError
-            If the store keeps no sent models, does not hold the round, or nobody took part in it.
+            If the store keeps no sent models, does not hold the round, or was not told what was sent beside them.
         """
         if not self._header["keeps_sent"]:
             raise StoreError(f"{self.path} was captured without the models that were sent")
         entry = next((entry for entry in self._rounds if entry["round"] == server_round), None)
         if entry is None:
             raise StoreError(f"{self.path} does not hold round {server_round}")
-        # In a sum of clients that were sent different models, nothing says who was sent which.
-        pairs = {(record["sent"] or 0, record["told"]) for record in entry["records"]} or {(0, 0)}
-        return [
-            SentMessage(self._model(entry, sent), Told.from_json(entry["told"][told])) for sent, told in sorted(pairs)
-        ]
+        pairs = sorted({pair for record in entry["records"] for pair in _messages(record)})
+        if any(told >= len(entry["told"]) for _, told in pairs):
+            raise StoreError(f"{self.path} was captured without what clients were told beside the model")
+        return [SentMessage(self._model(entry, sent), Told.from_json(entry["told"][told])) for sent, told in pairs]
 
     def _model(self, entry: Mapping[str, Any], number: int) -> dict[str, NDArray[Any]]:
         shard, prefix = Shard(self.path / entry["shard"]), f"sent/{number}/"
-        if wrong := self._damage(entry):
+        if wrong := self._damage(entry, shard):
             raise StoreError(f"{self.path}, round {entry['round']}: {wrong}")
         held = shard.names
         # In the model's order, which a shard does not keep.
         return {
-            array["name"]: shard.raw(prefix + array["name"]).astype(array["dtype"], copy=False)
+            array["name"]: _as_sent(shard.raw(prefix + array["name"]), np.dtype(array["dtype"]))
             for array in self._header["model"]
             if prefix + array["name"] in held
         }
 
-    def _damage(self, entry: Mapping[str, Any]) -> str:
-        """Say what of a shard's size shows that it is damaged."""
-        path = self.path / entry["shard"]
+    def _damage(self, entry: Mapping[str, Any], shard: Shard) -> str:
+        """Say what of a shard's size and structure shows that it is not what was written; empty where nothing does."""
+        name = shard.path.name
         try:
-            size = path.stat().st_size
+            size = shard.path.stat().st_size
         except OSError as error:
-            return f"{path.name} cannot be read: {error.strerror or error}"
-        return "" if size == entry["bytes"] else f"{path.name} has {size:,} bytes of {entry['bytes']:,}: it is damaged"
+            return f"{name} cannot be read: {error.strerror or error}"
+        if size != entry["bytes"]:
+            return f"{name} has {size:,} bytes of {entry['bytes']:,}: it is damaged"
+        try:
+            names, written_for = shard.names, shard.server_round
+        except UserError as error:
+            return str(error)
+        if written_for != entry["round"]:
+            return f"{name} was written for round {written_for}: it is not the shard that was written here"
+        prefixes = [f"update/{n}/" for n, record in enumerate(entry["records"]) if "failure" not in record]
+        if self._header["keeps_sent"]:
+            usable = [record for record in entry["records"] if "failure" not in record]
+            prefixes += [f"sent/{sent}/" for record in usable for sent, _ in _messages(record)]
+        held = {"/".join(name.split("/", 2)[:2]) + "/" for name in names}
+        lacking = [prefix for prefix in prefixes if prefix not in held]
+        return f"{name} lacks {lacking[0]}: it is not the shard that was written" if lacking else ""
 
 
-def _misfit(shard: Shard, entry: Mapping[str, Any], keeps_sent: bool) -> str:
-    """Say where a shard does not hold what its index line names."""
-    try:
-        names = shard.names
-    except UserError as error:
-        return str(error)
-    prefixes = [f"update/{n}/" for n, record in enumerate(entry["records"]) if "failure" not in record]
-    if keeps_sent:
-        prefixes += [f"sent/{r['sent']}/" for r in entry["records"] if r.get("sent") is not None]
-    held = {"/".join(name.split("/", 2)[:2]) + "/" for name in names}
-    lacking = [prefix for prefix in prefixes if prefix not in held]
-    return f"{shard.path.name} lacks {lacking[0]}: it is not the shard that was written" if lacking else ""
+def _messages(record: Mapping[str, Any]) -> list[tuple[int, int]]:
+    """Return which messages a record is about: (number of the model, number of what was told), several for a sum."""
+    pairs = record.get("messages") or [(record["sent"], record["told"])]
+    return [(int(sent), int(told)) for sent, told in pairs]
+
+
+def _as_sent(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Put an array back into the type that it was sent in, where a shard holds another in its place."""
+    # A strategy may send an array in another type than it did at first: then what the shard holds is right.
+    widened = dtype.kind == "u" and array.dtype == np.int64
+    return array.astype(dtype, copy=False) if widened or array.dtype == dtype.newbyteorder("=") else array
 
 
 class _LazyArrays(Mapping[str, NDArray[np.float32]]):

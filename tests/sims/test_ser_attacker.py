@@ -83,8 +83,8 @@ def test_a_deployed_client_reads_its_own_nodes_data(tmp_path: Path, monkeypatch)
     monkeypatch.setattr(ser, "read_client", lambda folder, number: asked.append(folder) or read_client(folder, number))
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
-    from fl_privacy.models.ser import SERNet
     from fl_privacy import _flower
+    from fl_privacy.models.ser import SERNet
 
     with _flower.run_identity(1):
         node = {"partition-id": 2, "num-partitions": 4, "data": str(own)}

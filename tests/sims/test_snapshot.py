@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fl_privacy.errors import UserError
 from fl_privacy import _flower
+from fl_privacy.errors import UserError
 from fl_privacy.sims.local import LocalGrid
 
 integers = st.integers(-(2**63), 2**63 - 1)

@@ -20,8 +20,8 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 
-from fl_privacy.errors import UserError
 from fl_privacy import _flower
+from fl_privacy.errors import UserError
 from fl_privacy.sims.local import LocalGrid, run_simulation
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="workers need Linux or macOS")

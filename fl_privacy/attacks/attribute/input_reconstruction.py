@@ -46,7 +46,10 @@ class InputReconstruction(LayerAttack):
     def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Return the reconstructed mean inputs, shape (n, total inputs of the layers); NaN where the layers lack."""
         self.layers_: tuple[Layer, ...] = layers_of(updates, self.layers)
-        held = holding(updates, [name for layer in self.layers_ for name in layer.arrays])
+        return self._read(updates)
+
+    def _read(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        held = holding(updates, self.layers_)
         read = [
             np.concatenate([_mean_input(updates[i], layer) for layer in self.layers_])
             for i in np.flatnonzero(held).tolist()
@@ -66,7 +69,8 @@ class InputReconstruction(LayerAttack):
 
     def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Reconstruct, and standardise by the constants of `fit_transform`."""
-        return self._standardise(self.reconstruct(updates))
+        # The layers of `fit_transform`: stores of partial models may name their arrays in another order.
+        return self._standardise(self._read(updates))
 
     def _standardise(self, inputs: NDArray[np.float64]) -> NDArray[np.float64]:
         standardised: NDArray[np.float64] = (inputs - self.mean_) / self.scale_

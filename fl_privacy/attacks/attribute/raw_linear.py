@@ -29,6 +29,8 @@ class RawLinear(LayerAttack):
 
     Attributes
     ----------
+    layers_ : tuple of Layer
+        The layers found.
     arrays_ : tuple of str
         The arrays read.
     """
@@ -38,8 +40,9 @@ class RawLinear(LayerAttack):
 
     def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent the attacker's own updates by their Gram matrix; they are read again by `transform`."""
-        self.arrays_ = tuple(name for layer in layers_of(updates, self.layers) for name in layer.arrays)
-        held = holding(updates, self.arrays_)
+        self.layers_ = layers_of(updates, self.layers)
+        self.arrays_ = tuple(name for layer in self.layers_ for name in layer.arrays)
+        held = holding(updates, self.layers_)
         self._own = [updates[i] for i in np.flatnonzero(held).tolist()]
         gram = np.zeros((len(self._own), len(self._own)))
         for mine, _ in self._blocks([]):
@@ -53,7 +56,7 @@ class RawLinear(LayerAttack):
 
     def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent updates by their inner products with the attacker's own."""
-        held = holding(updates, self.arrays_)
+        held = holding(updates, self.layers_)
         cross = np.zeros((int(held.sum()), len(self._own)))
         for mine, theirs in self._blocks([updates[i] for i in np.flatnonzero(held).tolist()]):
             cross += theirs @ mine.T
