@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,17 @@ from multiprocessing import connection, parent_process
 _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def prepare_worker() -> None:
+def prepare_worker(sentinel: int | None = None) -> None:
     """Make this process a worker: die with the parent, use one thread.
 
     Contended threads cost 6 to 50 times the time of one thread a process at the sizes of this project.
+
+    Parameters
+    ----------
+    sentinel : int, optional
+        Reading end of a pipe whose other end the parent alone holds; by default that of `multiprocessing`.
     """
-    threading.Thread(target=_follow_parent, daemon=True).start()
+    threading.Thread(target=_follow_parent, args=(sentinel,), daemon=True).start()
     for setting in _THREAD_SETTINGS:
         os.environ[setting] = "1"
     import torch
@@ -27,13 +33,15 @@ def prepare_worker() -> None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Let torch use one thread in the block: sums over several would differ in the last bit."""
+    """Let torch and BLAS use one thread in the block: sums over several would differ in the last bit."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1):
+            yield
     finally:
         torch.set_num_threads(before)
 
@@ -60,9 +68,12 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _follow_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
+def _follow_parent(sentinel: int | None) -> None:
+    if sentinel is None and (parent := parent_process()) is not None:
+        sentinel = parent.sentinel
+    if sentinel is not None:
         # A killed parent cannot stop its workers; its end of this pipe closes all the same.
-        connection.wait([parent.sentinel])
+        connection.wait([sentinel])
+        if os.name == "posix" and os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGKILL)  # this worker has a process group to itself and its children
         os._exit(1)

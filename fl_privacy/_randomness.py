@@ -11,24 +11,39 @@ from typing import Any
 import numpy as np
 
 
-@contextmanager
-def own_randomness(*key: Any) -> Iterator[None]:
-    """Give the block global random streams derived from the key (`random`, NumPy, torch), and put back the caller's.
+def seed_streams(*key: Any) -> None:
+    """Seed the global random streams (`random`, NumPy, torch) by a key.
 
-    The key's parts are told apart by their `repr`: numbers and strings. Equal keys give equal streams in any process.
+    Its parts are told apart by their `repr`: numbers and strings. Equal keys give equal streams in any process.
     """
     import torch
 
-    saved = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
     digest = hashlib.sha256(repr(key).encode()).digest()
     random.seed(digest)
     np.random.seed(np.frombuffer(digest[:16], dtype=np.uint32))  # noqa: NPY002
+    # torch.manual_seed would also visit every accelerator, which costs more than all else here.
     torch.default_generator.manual_seed(int.from_bytes(digest[16:23], "little"))
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(int.from_bytes(digest[16:23], "little"))
+
+
+@contextmanager
+def kept_streams() -> Iterator[None]:
+    """Put back the global random streams after the block."""
+    import torch
+
+    saved = random.getstate(), np.random.get_state(), torch.random.get_rng_state()  # noqa: NPY002
     try:
         yield
     finally:
         random.setstate(saved[0])
         np.random.set_state(saved[1])  # noqa: NPY002
         torch.random.set_rng_state(saved[2])
+
+
+@contextmanager
+def own_randomness(*key: Any) -> Iterator[None]:
+    """Give the block streams derived from the key, and put back the caller's."""
+    with kept_streams():
+        seed_streams(*key)
+        yield

@@ -30,6 +30,8 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
+_INTERRUPTED = 130
+
 
 def main() -> None:
     """Run the command line; a mistake the user can mend is one message and exit status 2, without a traceback."""
@@ -40,9 +42,10 @@ def main() -> None:
     except UserError as error:
         print(f"fl-privacy: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("fl-privacy: stopped; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:  # what typer makes of Ctrl-C
+            print("fl-privacy: stopped; the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _version(wanted: bool) -> None:
@@ -65,6 +68,7 @@ def run(
     source: Source,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; a killed run goes on in it.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine: same results.")] = 1,
     quiet: Quiet = False,
 ) -> None:
     """Run a simulation: federation, attacks, audit, report."""
@@ -77,7 +81,7 @@ def run(
     file = load(source, settings or [])
     print(FederatedSER(file).threat_model.describe(), end="\n\n", flush=True)
     with _progress(quiet) as progress:
-        folder = run_file(file, out or default_folder(source, file), progress)
+        folder = run_file(file, out or default_folder(source, file), progress, workers=workers)
     result = read_result(folder / "result.json")
     claims = [Claim.from_dict(c) for c in result["claims"]]
     print(table(claims, [Control.from_dict(c) for c in result["controls"]]))

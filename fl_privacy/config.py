@@ -43,7 +43,9 @@ class Simulation(_Section):
 
     kind: Literal["federated-ser"]
     seed: int = Field(default=1, ge=0)
-    engine: Literal["local"] = "local"
+    engine: Literal["local", "ray", "grid"] = "local"
+    """What the private federation runs on: this process, or Flower's simulation on Ray; ``"grid"`` is the Flower app of
+    `fl_privacy.sims.ser_attacker`, on whatever that runs. Shadow federations are the attacker's own: local."""
 
 
 class Task(_Section):
@@ -126,6 +128,8 @@ class FederationSettings(_Section):
 class Capture(_Section):
     """What of the updates is written down."""
 
+    observe: Literal["each", "sum"] = "each"
+    """Each client's update, or the weighted sum of a round and who took part (ideal secure aggregation)."""
     arrays: tuple[str, ...] | None = None
     """Arrays or layers to keep; default all."""
     clients: tuple[int, ...] | None = None
@@ -135,6 +139,12 @@ class Capture(_Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     keep: bool = True
     """Whether the stores stay after the run: they are large, and personal data."""
+
+    @model_validator(mode="after")
+    def _sum_of_all(self) -> Capture:
+        if self.observe == "sum" and self.clients is not None:
+            raise ValueError("observe = 'sum' is over all clients of a round: leave out clients")
+        return self
 
 
 class Shadow(_Section):
@@ -203,16 +213,16 @@ def presets() -> dict[str, str]:
     return found
 
 
-def load(source: str | Path | Mapping[str, Any], settings: Sequence[str] = ()) -> SimulationFile:
+def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> SimulationFile:
     """Read a simulation.
 
     Parameters
     ----------
     source : str, Path or mapping
         A preset's name, a TOML file, or its content as a mapping.
-    settings : sequence of str
+    settings : sequence of str, or of (key, value)
         ``"a.b=value"``: changes made before the check. The value is read as TOML, a bare word as a string; an entry
-        of a list is addressed by its name or its number.
+        of a list is addressed by its name or its number. In a pair, the value is taken as it is.
 
     Raises
     ------
@@ -221,7 +231,7 @@ def load(source: str | Path | Mapping[str, Any], settings: Sequence[str] = ()) -
     """
     name, content = ("settings", dict(source)) if isinstance(source, Mapping) else _read(str(source))
     for setting in settings:
-        key, value = parse_setting(setting)
+        key, value = parse_setting(setting) if isinstance(setting, str) else setting
         content = _assign(content, key.split("."), value, key)
     try:
         return SimulationFile.model_validate(content)

@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fl_privacy import cli
+from fl_privacy.updates import UpdateStore
 
 
 def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -207,3 +210,86 @@ def test_check_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     ]
     assert call(monkeypatch, "check") == 0
     assert capsys.readouterr().out.splitlines()[-1] == "nothing would fail (1 note)"
+
+
+LAYERLESS = """
+import numpy as np
+
+class Blind:
+    needs = frozenset()
+    def fit(self, updates, labels, auxiliary):
+        return self
+    def decision_function(self, updates):
+        return np.zeros(len(updates))
+"""
+
+
+@pytest.fixture
+def captured(tmp_path: Path, make_store: Callable[..., UpdateStore], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words of an `attack` command on two stores whose second layer tells the gender, and the first nothing."""
+    rng = np.random.default_rng(4)
+    for name, clients in (("private", 16), ("own", 30)):
+        sex = np.arange(clients) % 2
+        updates = {
+            str(i): {
+                "fc1.weight": rng.normal(size=(4, 3)).astype(np.float32),
+                "fc1.bias": rng.normal(size=4).astype(np.float32),
+                "fc2.weight": (rng.normal(size=(2, 4)) + 4 * sex[i]).astype(np.float32),
+                "fc2.bias": rng.normal(size=2).astype(np.float32),
+            }
+            for i in range(clients)
+        }
+        make_store(name, [updates])
+        rows = [f"{i},{'fm'[sex[i]]}" for i in range(clients)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["client,gender", *rows]))
+    (tmp_path / "layerless.py").write_text(LAYERLESS)
+    monkeypatch.syspath_prepend(tmp_path)
+    sides = ["--shadow", str(tmp_path / "own"), "--labels", str(tmp_path / "private.csv")]
+    sides += ["--shadow-labels", str(tmp_path / "own.csv"), "--attribute", "gender", "--permutations", "2"]
+    return ["attack", str(tmp_path / "private"), *sides]
+
+
+def auc_of(attack: str, printed: str) -> float:
+    (row,) = [line for line in printed.splitlines() if line.startswith(attack) and " reads " not in line]
+    return float(row.split()[1])
+
+
+def test_attack_says_which_layers_it_guessed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], captured: list[str]
+) -> None:
+    assert call(monkeypatch, *captured) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if " reads " in line]
+    words = (
+        "reads fc1 (fc1.weight 4 x 3, fc1.bias 4): the first dense layer, guessed from shapes; --layer names another"
+    )
+    assert said == [f"input-reconstruction {words}", f"raw-linear {words}"]
+
+
+def test_attack_reads_the_layer_that_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], captured: list[str]
+) -> None:
+    assert call(monkeypatch, *captured, "--attack", "raw-linear") == 0
+    assert auc_of("raw-linear", capsys.readouterr().out) < 0.9
+    for layer, words in (("fc2", ", as named"), ("last", ": the last dense layer, guessed from shapes")):
+        assert call(monkeypatch, *captured, "--attack", "raw-linear", "--layer", layer) == 0
+        printed = capsys.readouterr().out
+        assert f"raw-linear reads fc2 (fc2.weight 2 x 4, fc2.bias 2){words}\n" in printed
+        assert auc_of("raw-linear", printed) == 1.0
+    both = ["--layer", "fc2", "--layer", "fc1"]
+    assert call(monkeypatch, *captured, "--attack", "layerless:Blind", "--attack", "raw-linear", *both) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "raw-linear reads fc2 (fc2.weight 2 x 4, fc2.bias 2) and fc1 (fc1.weight 4 x 3, fc1.bias 4), as named"
+        in printed
+    )
+    assert printed.count(" reads ") == 1
+    assert auc_of("layerless:Blind", printed) == 0.5
+
+
+def test_a_layer_that_nothing_reads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], captured: list[str]
+) -> None:
+    assert call(monkeypatch, *captured, "--layer", "fc3") == 2
+    assert "no layer 'fc3' in the updates; there are: fc1, fc2" in capsys.readouterr().err
+    assert call(monkeypatch, *captured, "--attack", "layerless:Blind", "--layer", "fc1") == 2
+    assert "no attack here reads layers: layerless:Blind" in capsys.readouterr().err

@@ -22,30 +22,38 @@ from fl_privacy.audit import metrics
 from fl_privacy.updates import Labels
 from make_labels import write_labels
 
+ATTACKS = ["input-reconstruction", "raw-linear"]
 CONFIG = tomllib.loads((Path(__file__).parent / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
 
 
 def federate(folder: Path, partition: int) -> dict[str, float]:
-    """Run both federations into folders called victim and shadow, from different initialisations; return R squared."""
+    """Run both federations, from different initialisations, and the attacker's clients from the victims' models.
+
+    The captured updates go into folders called victim, shadow and matched. Returns R squared.
+    """
     found = {}
     for number, name in enumerate(("victim", "shadow")):
         config = CONFIG | {"store": str(folder / name), "people": name, "partition-seed": partition}
         context = flp.run_simulation(server_app, client_app, PRACTICES, config, seed=2 * partition + number)
         found[f"R squared ({name})"] = test(context.state["arrays"].to_torch_state_dict(), partition)
+    matched = CONFIG | {"people": "shadow", "partition-seed": partition}
+    flp.shadow_updates(
+        flp.UpdateStore(folder / "victim"), client_app, PRACTICES, folder / "matched", run_config=matched
+    )
     return found
 
 
-def attack(folder: Path, labels: dict[str, Labels]) -> dict[str, float]:
+def attack(folder: Path, labels: dict[str, Labels], shadow: str = "shadow") -> dict[str, float]:
     """Attack both ways that the command line does by default; return each AUC per practice."""
     evaluation = flp.evaluate(
         [InputReconstruction(), RawLinear()],
         flp.UpdateStore(folder / "victim"),
-        shadow=flp.UpdateStore(folder / "shadow"),
+        shadow=flp.UpdateStore(folder / shadow),
         labels=labels["victim"],
         shadow_labels=labels["shadow"],
         attribute="sex",
         permutations=1,
-        names=["input-reconstruction", "raw-linear"],
+        names=ATTACKS,
     )
     return {name: audit.auc().value for name, audit in (evaluation.audits | evaluation.blind).items()}
 
@@ -78,19 +86,23 @@ def main(partitions: int, nulls: int) -> None:
             utility = federate(folder, partition)
             write_labels(folder, partition)
             labels = {side: Labels.read(folder / f"{side}.csv") for side in ("victim", "shadow")}
-            found = attack(folder, labels) | {"mean of the patients": from_patients(partition)} | utility
+            matched = attack(folder, labels, "matched")
+            found = attack(folder, labels) | {f"{name}, matched": matched[name] for name in ATTACKS}
+            found |= {"mean of the patients": from_patients(partition)} | utility
             for column, value in found.items():
                 columns[column].append(value)
             rng = np.random.default_rng(partition)
             for _ in range(nulls):
-                null = attack(folder, {side: permuted(truth, rng) for side, truth in labels.items()})
-                columns["input-reconstruction, sex permuted"].append(null["input-reconstruction"])
-                columns["raw-linear, sex permuted"].append(null["raw-linear"])
+                for suffix, shadow in (("", "shadow"), (", matched", "matched")):
+                    null = attack(folder, {side: permuted(truth, rng) for side, truth in labels.items()}, shadow)
+                    for name in ATTACKS:
+                        columns[f"{name}{suffix}, sex permuted"].append(null[name])
         print(f"partition {partition}: " + ", ".join(f"{key} {value:.3f}" for key, value in found.items()), flush=True)
-    print(f"\n{'':38}{'n':>5}{'mean':>8}{'least':>8}{'median':>8}{'greatest':>10}")
+    heads = {"n": 5, "mean": 8, "least": 8, "median": 8, "95 %": 8, "greatest": 10}
+    print("\n" + " " * 46 + "".join(f"{head:>{width}}" for head, width in heads.items()))
     for column, values in columns.items():
-        least, median, greatest = np.quantile(values, [0, 0.5, 1])
-        print(f"{column:38}{len(values):5}{np.mean(values):8.3f}{least:8.3f}{median:8.3f}{greatest:10.3f}")
+        least, median, high, greatest = np.quantile(values, [0, 0.5, 0.95, 1])
+        print(f"{column:46}{len(values):5}{np.mean(values):8.3f}{least:8.3f}{median:8.3f}{high:8.3f}{greatest:10.3f}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.errors import UserError
-from fl_privacy.updates import Labels, Update, UpdateStore
+from fl_privacy.updates import Labels, Update, UpdateStore, disaggregate
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Observed:
     def of(cls, stores: Sequence[tuple[UpdateStore, Labels]]) -> Observed:
         """Join stores with their label files.
 
+        Of a store of sums (``observe="sum"``), the updates are estimates: see `fl_privacy.updates.disaggregate`.
+
         Raises
         ------
         UserError
@@ -39,12 +41,7 @@ class Observed:
         updates: list[Update] = []
         rows: list[dict[str, str]] = []
         for store, labels in stores:
-            if store.observe == "sum":
-                raise UserError(
-                    f"{store.path} holds sums over clients (observe='sum', ideal secure aggregation): no update of a "
-                    "single client is in it, so there is nothing for this attack to tell clients apart by"
-                )
-            found = store.updates()
+            found = disaggregate(store.updates()) if store.observe == "sum" else store.updates()
             if not found:
                 raise UserError(f"{store.path} holds no usable update")
             unknown = sorted({u.client for u in found} - labels.rows.keys())

@@ -11,13 +11,27 @@ from fl_privacy.clients.stamp import stamp
 from fl_privacy.errors import UserError
 from fl_privacy.updates.protocol import IDENTITY_QUERY, KIND, PARTITION, RANDOMNESS, RECORD
 
+IDENTITY = IDENTITY_QUERY.partition(".")[2]
+"""Name of the identity query's action, for ``@app.query(IDENTITY)``."""
+
+
+def identity(message: Message, context: Context) -> Message:
+    """Answer the query "which partition are you?": ``app.query(IDENTITY)(identity)``.
+
+    Only deployed clients are asked, before the first round; a simulation knows. A client whose app has no such function
+    is named by what `identity_mod` adds to its replies.
+    """
+    told = ConfigRecord()
+    if (partition := context.node_config.get(PARTITION)) is not None:
+        told[PARTITION] = partition
+    return Message(RecordDict({RECORD: told}), reply_to=message)
+
 
 def identity_mod(message: Message, context: Context, call_next: ClientAppCallable) -> Message:
     """Tell the server which partition this client is.
 
-    Answers the identity query itself (Flower's DP mods answer queries with an error, so this mod goes first in
-    ``ClientApp(mods=[identity_mod, ...])``) and adds the partition id to every train reply, for servers whose query
-    got no answer.
+    Adds the partition id to every train reply, and answers the identity query where the app has a function for it (see
+    `identity`). Goes first in ``ClientApp(mods=[identity_mod, ...])``: Flower's DP mods answer queries with an error.
 
     Notes
     -----
@@ -26,10 +40,7 @@ def identity_mod(message: Message, context: Context, call_next: ClientAppCallabl
     """
     partition = context.node_config.get(PARTITION)
     if message.metadata.message_type == IDENTITY_QUERY:
-        told = ConfigRecord()
-        if partition is not None:
-            told[PARTITION] = partition
-        return Message(RecordDict({RECORD: told}), reply_to=message)
+        return identity(message, context)
     reply = call_next(message, context)
     if partition is not None and reply.has_content() and message.metadata.message_type.startswith("train"):
         # The record may hold more (what kind of reply it is): add to it.

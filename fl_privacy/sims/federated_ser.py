@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -24,8 +24,8 @@ from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
 from fl_privacy.report import write_report
-from fl_privacy.sims.local import run_simulation
-from fl_privacy.sims.partition import corpus_names, partition, task_corpus
+from fl_privacy.sims.engines import ENGINES, Engine, local
+from fl_privacy.sims.partition import Partition, corpus_names, partition, task_corpus
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training import write_federation
 from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation
@@ -35,8 +35,6 @@ Progress = Callable[[str, int, int], None]
 
 CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
-
-_LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
 
 
 class FederatedSER:
@@ -48,10 +46,23 @@ class FederatedSER:
         The resolved simulation.
     progress : callable, optional
         See `Progress`.
+    engine : callable, optional
+        What the victim federation runs on; by default what ``simulation.engine`` names.
+    workers : int
+        Processes of the local engine; they change no result.
     """
 
-    def __init__(self, settings: SimulationFile, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        settings: SimulationFile,
+        progress: Progress | None = None,
+        engine: Engine | None = None,
+        workers: int = 1,
+    ) -> None:
         self.settings = settings
+        self._local: Engine = functools.partial(local, workers=workers)
+        engines = {**ENGINES, "local": self._local}
+        self._engine = engine or engines.get(settings.simulation.engine)
         self._progress: Progress = progress or (lambda what, done, total: None)
         self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
         for name, attack in self._attacks:
@@ -64,9 +75,8 @@ class FederatedSER:
         """Who attacks, what they see and own."""
         capture = self.settings.capture
         clients = None if capture.clients is None else [str(c) for c in capture.clients]
-        return ThreatModel(
-            observes=observation(every=capture.every, clients=clients, arrays=capture.arrays), owns=self._owns
-        )
+        seen = observation(capture.observe, every=capture.every, clients=clients, arrays=capture.arrays)
+        return ThreatModel(observes=seen, owns=self._owns)
 
     @property
     def _owns(self) -> str:
@@ -76,6 +86,11 @@ class FederatedSER:
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
         settings = self.settings
+        if self._engine is None:
+            raise UserError(
+                f"simulation.engine = {settings.simulation.engine!r} is for `flwr run` (see docs/engines.md); "
+                f"here there are: {', '.join(ENGINES)}"
+            )
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
                 self._check_strangers()
@@ -106,6 +121,12 @@ class FederatedSER:
             for name in ["victim", *names]:
                 remove(folder.path / name / "updates")
 
+    def write_data(self, folder: Path) -> int:
+        """Write the private clients' data, and nothing else, into a new folder; return how many clients there are."""
+        made = self._partition("victim", self.settings.simulation.seed)[1]
+        self._write(made, folder)
+        return len(made.clients)
+
     # ------------------------------------------------------------------ stages
 
     @cached_property
@@ -134,14 +155,13 @@ class FederatedSER:
             corpus, self.settings.features.name, progress=lambda done, total: self._progress(what, done, total)
         )
 
-    def _federation(self, folder: Path, name: str, seed: int) -> None:
-        """Partition, run the federation, and leave its store, labels and utility."""
-        settings, capture, private = self.settings.federation, self.settings.capture, name == "victim"
+    def _partition(self, name: str, seed: int) -> tuple[list[FeatureTable], Partition]:
+        private = name == "victim"
         tables = [self._private] if private else self._auxiliary
         names = corpus_names([table.corpus.name for table in (self._private, *self._auxiliary)])
-        made = partition(
+        return tables, partition(
             tables,
-            settings,
+            self.settings.federation,
             self.settings.task,
             names_of_corpora=names[:1] if private else names[1:],
             attribute=self.settings.private.attribute,
@@ -149,8 +169,17 @@ class FederatedSER:
             seed=seed,
             hold_out=private,
         )
-        data = folder / "data"
+
+    def _write(self, made: Partition, data: Path) -> None:
         write_federation(data, made.clients, self.settings.task.classes, made.test_features, made.test_labels)
+
+    def _federation(self, folder: Path, name: str, seed: int) -> None:
+        """Partition, run the federation, and leave its store, labels and utility."""
+        settings, capture, private = self.settings.federation, self.settings.capture, name == "victim"
+        folder = folder.resolve()  # an engine's processes have working directories of their own
+        tables, made = self._partition(name, seed)
+        data = folder / "data"
+        self._write(made, data)
         made.labels.write(folder / "labels.csv")
         (folder / "corpora.json").write_text(
             json.dumps([_facts(t.corpus) for t in tables] + [{"test_speakers": list(made.test_speakers)}])
@@ -160,15 +189,9 @@ class FederatedSER:
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
         rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
-        trained = itertools.count(1)
-
-        def tell(message_type: str) -> None:
-            if message_type == "train":
-                self._progress(f"{name} federation", next(trained), rounds * a_round)
-
-        run_simulation(
-            "fl_privacy.sims.ser_server:app",
-            "fl_privacy.clients.ser:app",
+        engine = self._engine if private and self._engine else self._local
+        engine(
+            folder,
             clients,
             {
                 "data": str(data),
@@ -179,12 +202,12 @@ class FederatedSER:
                 "num-server-rounds": rounds,
                 "clients-per-round": a_round,
                 "batch-size": settings.batch_size,
-                "learning-rate": settings.learning_rate or _LEARNING_RATES[settings.algorithm],
+                "learning-rate": settings.learning_rate or 0.0,
                 "local-epochs": settings.local_epochs,
                 "dropout": settings.dropout,
                 "fraction-evaluate": settings.fraction_evaluate,
                 "defenses": json.dumps(self._defenses),
-                "observe": "each",
+                "observe": capture.observe,
                 "owns": self._owns,
                 "capture-arrays": json.dumps(capture.arrays),
                 "capture-clients": json.dumps(capture.clients if private else None),
@@ -192,8 +215,7 @@ class FederatedSER:
                 "capture-dtype": capture.dtype,
                 "checkpoint": str(folder / CHECKPOINT),
             },
-            seed=seed,
-            on_message=tell,
+            lambda done: self._progress(f"{name} federation", done, rounds * a_round),
         )
         remove(data)
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -13,8 +13,8 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims.local import LocalGrid
 from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
 from fl_privacy.strategies._wrapper import StrategyWrapper, chain
@@ -164,7 +164,7 @@ class Resumable(StrategyWrapper):
             raise UserError(f"{self.path} is no checkpoint ({error}); delete it to start again") from error
         if progress["initial"] != self._initial:
             raise UserError(f"{self.path} is of a run from another initial model; delete it to start again")
-        self._done, self._held = int(progress["round"]), records.array_records["arrays"]
+        self._done, self._held = int(progress["round"]), records.array_records["arrays"]  # type: ignore[arg-type]
         state = RecordDict()
         for key, record in records.items():
             head, _, rest = key.partition("/")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.config import SimulationFile, load
+from fl_privacy.sims.engines import Engine
 from fl_privacy.sims.federated_ser import FederatedSER, Progress
 from fl_privacy.sims.stages import RunFolder
 
@@ -19,6 +20,7 @@ def run(
     *,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    workers: int = 1,
 ) -> Path:
     """Run a simulation, or what is left of it.
 
@@ -33,6 +35,8 @@ def run(
         stopped.
     progress : callable, optional
         Called with (what, done, total).
+    workers : int
+        Processes of the local engine; they change no result.
 
     Returns
     -------
@@ -46,14 +50,21 @@ def run(
     """
     file = load(source, settings)
     folder = Path(out) if out is not None else default_folder(source, file)
-    return run_file(file, folder, progress)
+    return run_file(file, folder, progress, workers=workers)
 
 
-def run_file(file: SimulationFile, folder: Path, progress: Progress | None = None) -> Path:
-    """Run a checked simulation into a folder."""
+def run_file(
+    file: SimulationFile,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    engine: Engine | None = None,
+    workers: int = 1,
+) -> Path:
+    """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSER`."""
     import threadpoolctl
 
-    simulation = FederatedSER(file, progress)
+    simulation = FederatedSER(file, progress, engine, workers)
     # More threads are slower at these sizes, and change the last bits of sums.
     with RunFolder(folder, file.resolved()).held() as held, threadpoolctl.threadpool_limits(1):
         simulation.run(held)

@@ -21,6 +21,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
 from torch import nn
 
+from fl_privacy.clients.ser import learning_rate
 from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
 from fl_privacy.sims.resume import Resumable
@@ -53,7 +54,7 @@ def main(grid: Grid, context: Context) -> None:
     }
     strategy: Strategy
     if settings["algorithm"] == "fedsgd":
-        strategy = FedSGD(float(settings["learning-rate"]), **sampling)
+        strategy = FedSGD(learning_rate(settings), **sampling)
     else:
         strategy = FedAvg(**sampling)
     for defense in defenses:

@@ -10,23 +10,29 @@ from flwr.app import Message, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 
+from fl_privacy import _flower
 from fl_privacy.updates.protocol import IDENTITY_QUERY, PARTITION, RECORD
 from fl_privacy.updates.record import NamedBy
 
 _QUERY_TIMEOUT_SECONDS = 600.0
 
+HOW_TO_NAME = (
+    "Give the ClientApp fl_privacy.clients.mods.identity_mod, "
+    "and each deployed SuperNode --node-config 'partition-id=...'."
+)
+
 
 class Identities:
     """Names clients by their partition id, as told by query, else by what a mod adds to replies, else by node id.
 
-    Nodes may connect when the ServerApp runs already, under Ray as on a deployed federation: each is asked once, when
-    it is first met.
+    Nodes may connect when the ServerApp runs already: each is asked once, when it is first met. In a simulation nobody
+    needs to be asked: it numbered the clients itself.
     """
 
     def __init__(self) -> None:
         self._partitions: dict[int, str] = {}
         self._asked: set[int] = set()
-        self._trusted = True
+        self._trusted, self._warned = True, False
 
     @classmethod
     def of(cls, grid: Grid) -> Identities:
@@ -40,7 +46,9 @@ class Identities:
         if not new:
             return
         self._asked.update(new)
-        answers = _ask(grid, new)
+        simulated = _flower.simulated_partitions(grid)
+        known = {node: simulated[node] for node in new if node in simulated}
+        answers = known | _ask(grid, [node for node in new if node not in known])
         if not self._trusted:
             return
         self._partitions |= answers
@@ -57,6 +65,9 @@ class Identities:
         if len({name for _, name in nodes}) < len(nodes):
             self._distrust()
             names = [self._name(reply) for reply in replies]
+        if self._trusted and not self._warned and any(by == "node" for _, by in names):
+            self._warned = True
+            log(WARNING, f"fl-privacy: some clients tell no partition id and are named by node id. {HOW_TO_NAME}")
         return names
 
     def in_order(self, replies: Iterable[Message]) -> list[Message]:
@@ -100,18 +111,12 @@ def order(name: str) -> tuple[bool, int, str]:
 
 def _ask(grid: Grid, nodes: Sequence[int]) -> dict[int, str]:
     """Ask nodes for their partition ids; those whose app has no answer are left out."""
+    if not nodes:
+        return {}
     questions = [Message(RecordDict(), dst_node_id=node, message_type=IDENTITY_QUERY) for node in nodes]
     partitions = {}
     for answer in grid.send_and_receive(questions, timeout=_QUERY_TIMEOUT_SECONDS):
         stamp = stamp_of(answer)
         if PARTITION in stamp:
             partitions[answer.metadata.src_node_id] = str(stamp[PARTITION])
-    if len(partitions) < len(nodes):
-        log(
-            WARNING,
-            "fl-privacy: %d of %d nodes did not tell their partition id; they are named by what their replies say, "
-            "else by node id. Add fl_privacy.clients.mods.identity_mod to the ClientApp to name them.",
-            len(nodes) - len(partitions),
-            len(nodes),
-        )
     return partitions

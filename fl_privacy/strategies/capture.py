@@ -47,9 +47,9 @@ class CaptureUpdates(StrategyWrapper):
 
     Notes
     -----
-    Clients are named by their partition id, asked of each once by a query (answered by the local engine and by
-    `fl_privacy.clients.mods.identity_mod`), else as told in their replies by that mod, else by node id
-    (``node-<id>``); the store records which.
+    Clients are named by their partition id: known in a simulation (local engine, Ray), asked for once by a query where
+    deployed (`fl_privacy.clients.mods.identity`), else as told in their replies by
+    `fl_privacy.clients.mods.identity_mod`, else they are named by node id (``node-<id>``); the store records which.
     A reply that failed, is not finite or does not fit the model is recorded as such, with a warning, and passed on
     as it came. A reply is a gradient where the client says so (as `FedSGD`'s do), else weights, stored as
     ``returned - sent``. A client may be sent, and may send, a part of the model; arrays that it was not sent are not

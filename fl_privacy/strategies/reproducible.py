@@ -37,9 +37,10 @@ class Reproducible(StrategyWrapper):
 
     Notes
     -----
-    Each node's partition id is asked for once by a query, which `reproducible_mod` (or `identity_mod`) and the
-    local engine answer. Same seed, same machine, CPU, one torch thread a client: same bytes on the local engine and
-    under Ray.
+    In a simulation (local engine, Ray) the clients' numbers are known. Deployed clients are asked once by a query,
+    which their app answers by ``app.query(IDENTITY)(identity)`` (both from `fl_privacy.clients.mods`): Flower calls no
+    mod for a query without a function. Same seed, same machine, CPU, one torch thread a client: same bytes on the
+    local engine and under Ray.
     """
 
     def __init__(self, strategy: Strategy, seed: int = 0) -> None:
@@ -114,8 +115,8 @@ class Reproducible(StrategyWrapper):
                 self._warned = True
                 log(
                     WARNING,
-                    "Reproducible: %d node(s) have no partition id: this run cannot be repeated. Add "
-                    "fl_privacy.clients.mods.reproducible_mod to the ClientApp; a SuperNode needs "
+                    "Reproducible: %d node(s) told no partition id: this run cannot be repeated. A deployed ClientApp "
+                    "needs app.query(IDENTITY)(identity), both from fl_privacy.clients.mods, and its SuperNode "
                     "--node-config 'partition-id=...'.",
                     len(unknown),
                 )

@@ -112,7 +112,7 @@ class ThreatModel:
 
     attacker: str = "the server (honest but curious)"
     observes: str = observation()
-    owns: str = "the architecture, and labelled recordings of other speakers"
+    owns: str = "the architecture, and labelled data of other people"
     active: bool = False
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
+from fl_privacy import _flower
 from fl_privacy.clients.mods import identity_mod
-from fl_privacy.sims import _flower
 from fl_privacy.updates.protocol import IDENTITY_QUERY
 
 

@@ -10,8 +10,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch.nn import functional
 
+from fl_privacy import _flower
 from fl_privacy.models.ser import SERNet
-from fl_privacy.sims import _flower
 from fl_privacy.sims.local import LocalGrid
 from fl_privacy.training import ClientData, write_federation
 

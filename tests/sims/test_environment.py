@@ -15,8 +15,8 @@ import pytest
 import soundfile
 from packaging.requirements import Requirement
 
+from fl_privacy import _flower
 from fl_privacy.corpora import Corpus
-from fl_privacy.sims import _flower
 from fl_privacy.sims.environment import Finding, check_environment, data, flower, machine, table, versions
 from fl_privacy.sims.environment.imports import Gpu, ImportProbe
 

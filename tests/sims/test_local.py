@@ -13,8 +13,8 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from torch import nn
 
+from fl_privacy import _flower
 from fl_privacy.errors import UserError
-from fl_privacy.sims import _flower
 from fl_privacy.sims.local import LocalGrid, run_simulation
 
 
@@ -263,8 +263,8 @@ def test_run_config_and_node_config_are_each_clients_own(served):
         seen.append((context.run_config["x"], dict(context.node_config)))
         context.run_config["x"] = 99
 
-    list(served(echo(look), 2, {"x": 7}).send_and_receive([message(1000), message(1001)]))
-    assert seen == [(7, {"partition-id": i, "num-partitions": 2}) for i in range(2)]
+    list(served(echo(look), 2, {"x": 7}).send_and_receive([message(1000), message(1001), message(1001)]))
+    assert seen == [(7, {"partition-id": i, "num-partitions": 2}) for i in (0, 1, 1)]
 
 
 def test_a_clients_draws_depend_on_its_number_and_turn_not_on_the_order(served):

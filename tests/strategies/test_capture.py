@@ -5,19 +5,18 @@ import time
 
 import numpy as np
 import pytest
-from flwr.app import Context, Error, Message
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping as ServerClipping
 from numpy_apps import SHAPES, initial, read, record, reply, server, weights_app
 
 from fl_privacy.clients.mods import identity_mod
-from fl_privacy.sims import _flower, local
+from fl_privacy.sims import local
 from fl_privacy.sims.local import LocalGrid, run_simulation
 from fl_privacy.strategies import CaptureUpdates
 from fl_privacy.updates import StoreError, ThreatModel, UpdateStore
 from fl_privacy.updates._writer import Writer
-from fl_privacy.updates.protocol import IDENTITY_QUERY
 
 CLIENTS = 5
 ALL = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
@@ -166,22 +165,10 @@ def test_failing_and_nan_clients_are_recorded_and_passed_on(tmp_path, caplog):
     assert "not finite" in first["2"]
 
 
-class SilentGrid(LocalGrid):
-    """A Grid whose nodes run apps that have never heard of us: nobody answers the identity query."""
-
-    def _serve(self, message: Message) -> Message:
-        if message.metadata.message_type == IDENTITY_QUERY:
-            context = self._contexts[message.metadata.dst_node_id]
-            try:
-                return self._client_app(message, context)
-            except Exception as error:
-                return Message(Error(_flower.CLIENT_ERROR_CODE, str(error)), reply_to=message)
-        return super()._serve(message)
-
-
 @pytest.fixture
 def silent(monkeypatch):
-    monkeypatch.setattr(local, "LocalGrid", SilentGrid)
+    """An engine that does not answer the identity query itself: apps do, or nobody."""
+    monkeypatch.setattr(local, "IDENTITY_QUERY", "never asked")
 
 
 @pytest.mark.usefixtures("silent")
@@ -192,7 +179,7 @@ def test_without_an_answer_clients_are_named_by_node(tmp_path, caplog):
 
 
 @pytest.mark.usefixtures("silent")
-def test_the_identity_mod_answers_for_apps_without_a_query_handler(tmp_path):
+def test_the_identity_mod_names_clients_of_apps_without_a_query_function(tmp_path):
     app, _ = weights_app(mods=[identity_mod])
     run(lambda: CaptureUpdates(flower.FedAvg(**ALL), UpdateStore(tmp_path / "s")), app, 1)
     assert {u.client for u in UpdateStore(tmp_path / "s").updates()} == set("01234")
@@ -208,11 +195,11 @@ def test_where_only_train_replies_are_stamped_the_stamp_names_clients(tmp_path):
 def test_nodes_that_claim_one_partition_are_kept_apart(tmp_path, monkeypatch):
     """Deployed SuperNodes started with the same --node-config."""
 
-    class Twins(SilentGrid):
+    class Twins(LocalGrid):
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            for context in self._contexts.values():
-                context.node_config["partition-id"] = 0
+            for client in self._clients.values():
+                client.node_config["partition-id"] = 0
 
     monkeypatch.setattr(local, "LocalGrid", Twins)
     app = ClientApp(mods=[identity_mod])

@@ -77,7 +77,7 @@ def check_environment() -> list[Finding]:
 def _flower_faults() -> list[str]:
     """Return which private parts of Flower are not as they were."""
     try:
-        from fl_privacy.sims import _flower
+        from fl_privacy import _flower
     except Exception as error:  # whatever a changed library raises
         return [f"{type(error).__name__}: {error}"]
     return _flower.faults()

@@ -163,7 +163,7 @@ def check_flower(version: str | None, faults: list[str]) -> list[Finding]:
     version : str or None
         Installed version.
     faults : list of str
-        What is no longer as it was; see `fl_privacy.sims._flower.faults`.
+        What is no longer as it was; see `fl_privacy._flower.faults`.
     """
     if version is None:
         return []
