@@ -14,9 +14,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Result, Strategy
 
+from fl_privacy import _flower
+from fl_privacy.clients.mods import IDENTITY, identity
 from fl_privacy.clients.stamp import RECORD
 from fl_privacy.clients.stamp import stamp as stamp_of
-from fl_privacy.sims import _flower
 
 SHAPES = {"fc.weight": (3, 5), "fc.bias": (3,)}
 Model = dict[str, np.ndarray]
@@ -69,6 +70,12 @@ def weights_app(*, mods: list[Any] | None = None, train_mods: list[Any] | None =
         return reply(message, returned, len(examples(partition)[0]))
 
     return app, notes
+
+
+def named(app: ClientApp) -> ClientApp:
+    """Have an app answer which partition it is, as a deployed one must."""
+    app.query(IDENTITY)(identity)
+    return app
 
 
 def sgd_app(*, train_mods: list[Any] | None = None, stamp: bool = True) -> ClientApp:
@@ -162,10 +169,22 @@ class FlowerGrid(Grid):
         return message.metadata.message_id
 
 
+class OrderedGrid(FlowerGrid):
+    """With nodes and replies in the order of the partitions, so that runs without randomness sum in one order."""
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.contexts)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        places = {node: place for place, node in enumerate(self.contexts)}
+        replies = super().send_and_receive(messages, timeout=timeout)
+        return sorted(replies, key=lambda reply: places[reply.metadata.src_node_id])
+
+
 def federate(strategy: Strategy, grid: Grid, rounds: int = 3, start: Model | None = None) -> Result:
     """Run a strategy as a ServerApp would, with the process's randomness in a state that nobody knows."""
     random.seed()
-    np.random.seed()
+    np.random.seed()  # noqa: NPY002
     torch.seed()
     with _flower.run_identity(1):
         return strategy.start(grid, record(initial() if start is None else start), num_rounds=rounds)
@@ -177,18 +196,19 @@ def final(result: Result) -> dict[str, bytes]:
 
 def noisy_app(*, mods: list[Any], train_mods: list[Any] | None = None, kind: str = "weights") -> ClientApp:
     """Clients whose replies come from all three global generators."""
-    app = ClientApp(mods=mods)
+    app = named(ClientApp(mods=mods))
 
     @app.train(mods=train_mods)
     def train(message: Message, context: Context) -> Message:
         sent = read(message)
-        noise = random.random() + np.random.random() + torch.rand(1).item()
-        made = {n: (0.9 * a + noise + np.random.normal(size=a.shape)).astype(np.float32) for n, a in sent.items()}
+        noise = random.random() + np.random.random() + torch.rand(1).item()  # noqa: NPY002
+        drawn = {n: noise + np.random.normal(size=a.shape) for n, a in sent.items()}  # noqa: NPY002
+        made = {n: (0.9 * a + drawn[n]).astype(np.float32) for n, a in sent.items()}
         return reply(message, made, 5, **{RECORD: stamp_of(record(made), kind)})
 
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        drawn = random.random() + np.random.random() + torch.rand(1).item()
+        drawn = random.random() + np.random.random() + torch.rand(1).item()  # noqa: NPY002
         metrics = MetricRecord({"num-examples": 1, "drawn": drawn})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 

@@ -9,9 +9,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import strategy as flower
-from numpy_apps import FlowerGrid, Free, federate, final, initial, read, record, reply, weights_app
+from numpy_apps import FlowerGrid, Free, OrderedGrid, federate, final, initial, named, read, record, reply, weights_app
 
-from fl_privacy.clients.mods import identity_mod
 from fl_privacy.errors import UserError
 from fl_privacy.strategies import CaptureUpdates
 from fl_privacy.updates import UpdateStore
@@ -24,28 +23,16 @@ CONFIG = {"config": ConfigRecord({"rate": 0.5})}
 def both(make_strategy, app, tmp_path, *, rounds=2, start=None, **capture):
     """Run without and with capture, on one node order; return the store and whether the models are the same bytes."""
     settings = {key: capture.pop(key) for key in ("arrays", "clients", "every", "dtype") if key in capture}
-    plain = federate(make_strategy(), Ordered(app, CLIENTS), rounds, start)
+    plain = federate(make_strategy(), OrderedGrid(app, CLIENTS), rounds, start)
     wrapped = CaptureUpdates(make_strategy(), UpdateStore(tmp_path / "s", **settings), **capture)
-    captured = federate(wrapped, Ordered(app, CLIENTS), rounds, start)
+    captured = federate(wrapped, OrderedGrid(app, CLIENTS), rounds, start)
     assert final(plain) == final(captured)
     return UpdateStore(tmp_path / "s")
 
 
-class Ordered(FlowerGrid):
-    """With nodes and replies in the order of the partitions, so that two runs sum floats in one order."""
-
-    def get_node_ids(self):
-        return list(self.contexts)
-
-    def send_and_receive(self, messages, *, timeout=None):
-        messages = list(messages)
-        self.push_messages(messages)
-        return self.pull_messages([m.metadata.message_id for m in messages])
-
-
 def moved(app_arrays=lambda partition, sent: sent, keys=lambda key: key, extra=lambda partition: {}) -> ClientApp:
     """Clients that add their number + 1 to what they return of each array record."""
-    app = ClientApp(mods=[identity_mod])
+    app = named(ClientApp())
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -122,7 +109,7 @@ def test_one_content_may_go_to_two_functions_of_the_app(tmp_path):
     def super_nodes(grid):
         return list(grid.get_node_ids())
 
-    app = ClientApp(mods=[identity_mod])
+    app = named(ClientApp())
     for name in ("part_0", "part_1"):
 
         @app.train(name)
@@ -171,7 +158,8 @@ def test_arrays_of_any_number_type(tmp_path, dtype):
 
 def test_an_array_that_changes_its_type_is_replayed_in_the_type_it_was_sent_in(tmp_path):
     """FedAdam sends float32 in the first round and float64 from then on."""
-    app, notes = weights_app(mods=[identity_mod])
+    app, notes = weights_app()
+    named(app)
     every = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_nodes": CLIENTS}
     federate(CaptureUpdates(flower.FedAdam(**every), UpdateStore(tmp_path / "s")), FlowerGrid(app, CLIENTS), 3)
     store = UpdateStore(tmp_path / "s")
@@ -255,7 +243,7 @@ def test_narrower_clients_are_no_obstacle(tmp_path, observe, caplog):
             return None, None
 
     def run(strategy):
-        federate(strategy, Ordered(moved(), CLIENTS), 1, deep())
+        federate(strategy, OrderedGrid(moved(), CLIENTS), 1, deep())
 
     run(CaptureUpdates(Keeping(contents), UpdateStore(tmp_path / "s"), observe=observe))
     store = UpdateStore(tmp_path / "s")
@@ -272,7 +260,7 @@ def test_narrower_clients_are_no_obstacle(tmp_path, observe, caplog):
 
 
 def failing_app(failing) -> ClientApp:
-    app = ClientApp(mods=[identity_mod])
+    app = named(ClientApp())
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -290,10 +278,10 @@ EVERY = {"fraction_evaluate": 0.0, "min_train_nodes": CLIENTS, "min_available_no
 @pytest.mark.parametrize("keep_sent", [True, False])
 def test_a_round_in_which_all_fail_and_one_without_replies(tmp_path, observe, keep_sent):
     failing = {(c, 2) for c in range(CLIENTS)} | {(1, 1)}
-    plain = federate(flower.FedAvg(**EVERY), Ordered(failing_app(failing), CLIENTS), 3)
+    plain = federate(flower.FedAvg(**EVERY), OrderedGrid(failing_app(failing), CLIENTS), 3)
     store = UpdateStore(tmp_path / "s", keep_sent=keep_sent)
     captured = federate(
-        CaptureUpdates(flower.FedAvg(**EVERY), store, observe=observe), Ordered(failing_app(failing), CLIENTS), 3
+        CaptureUpdates(flower.FedAvg(**EVERY), store, observe=observe), OrderedGrid(failing_app(failing), CLIENTS), 3
     )
     assert final(plain) == final(captured)
     store = UpdateStore(tmp_path / "s")
@@ -307,7 +295,7 @@ def test_a_round_in_which_all_fail_and_one_without_replies(tmp_path, observe, ke
 
 def test_replies_that_never_come(tmp_path):
     """Not even an error: nobody answered before the time was out."""
-    app, _ = weights_app(mods=[identity_mod])
+    app = named(weights_app()[0])
     for name, lost in [("all", range(CLIENTS)), ("two", (0, 2))]:
         grid = FlowerGrid(app, CLIENTS)
         strategy = CaptureUpdates(flower.FedAvg(**EVERY), UpdateStore(tmp_path / name))
@@ -351,7 +339,7 @@ def test_arrays_that_are_no_numbers_are_passed_on_and_left_alone(tmp_path):
         arrays = ArrayRecord({**record(model), "mine": mine, "text": text})
         return RecordDict({"arrays": arrays})
 
-    app = ClientApp(mods=[identity_mod])
+    app = named(ClientApp())
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
@@ -383,14 +371,14 @@ def test_a_wrapper_outside_may_replace_what_is_sent(tmp_path):
                 message.content = message.content.copy()
             return messages
 
-    app, _ = weights_app(mods=[identity_mod])
+    app = named(weights_app()[0])
     federate(Replacing(flower.FedAvg(**EVERY), UpdateStore(tmp_path / "s")), FlowerGrid(app, CLIENTS), 2)
     assert len(UpdateStore(tmp_path / "s").updates()) == 2 * CLIENTS
 
 
 def test_nodes_that_connect_late_are_named_by_partition(tmp_path):
     """A ServerApp may run before its SuperNodes (and Flower's simulation starts it before it registers nodes)."""
-    app, _ = weights_app(mods=[identity_mod])
+    app = named(weights_app()[0])
     grid = FlowerGrid(app, CLIENTS, waves=[0, 2, 4])
     settings = {"fraction_evaluate": 0.0, "min_train_nodes": 2, "min_available_nodes": 2}
     federate(CaptureUpdates(flower.FedAvg(**settings), UpdateStore(tmp_path / "s")), grid, 4)
@@ -402,7 +390,7 @@ def test_nodes_that_connect_late_are_named_by_partition(tmp_path):
 
 
 def test_a_second_run_of_the_same_strategy_is_refused_by_its_store(tmp_path):
-    app, _ = weights_app(mods=[identity_mod])
+    app = named(weights_app()[0])
     strategy = CaptureUpdates(flower.FedAvg(**EVERY), UpdateStore(tmp_path / "s"))
     federate(strategy, FlowerGrid(app, CLIENTS), 1)
     digest = UpdateStore(tmp_path / "s").digest()
