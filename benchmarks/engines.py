@@ -90,7 +90,10 @@ def _memory(engine: str, data: Path, folder: Path) -> Row:
     """Watch a long run from outside."""
     command = [sys.executable, "-m", "benchmarks.engines", f"memory {engine}", str(data), str(folder / engine)]
     samples: list[tuple[float, int]] = []
-    with subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, text=True) as child:
+    with (
+        (folder / "log.txt").open("w+", encoding="utf-8") as log,
+        subprocess.Popen(command, env=_environment(), stdout=subprocess.PIPE, stderr=log, text=True) as child,
+    ):
         pids: list[int] = []
         while child.poll() is None:
             if len(samples) % 50 == 0:
@@ -99,8 +102,11 @@ def _memory(engine: str, data: Path, folder: Path) -> Row:
             time.sleep(0.02)
         assert child.stdout is not None
         printed = child.stdout.read()
-    if child.returncode:
-        raise RuntimeError(f"the {engine} of the memory row ended with status {child.returncode}")
+        if child.returncode:
+            log.seek(0)
+            raise RuntimeError(
+                f"the {engine} of the memory row ended with status {child.returncode}:\n{log.read()[-2000:]}"
+            )
     ends = json.loads(printed.splitlines()[-1])
 
     def peak(first: int, last: int) -> int:

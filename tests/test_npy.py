@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis.extra import numpy as hnp
 
-from fl_privacy._npy import view
+from fl_privacy._npy import dump, view
 
 
 def saved(array: np.ndarray) -> bytes:
@@ -27,6 +27,13 @@ def test_a_view_is_what_numpy_loads(array):
             loaded.flags.f_contiguous,
         )
         assert seen.tobytes() == loaded.tobytes()
+        assert dump(form) == data
+
+
+def test_parts_and_mixtures_are_written_as_numpy_does():
+    mixed = np.zeros(3, [("a", "f4"), ("ü", "i8")])
+    for array in (np.arange(12.0).reshape(3, 4)[:, ::2], np.arange(6).reshape(2, 3)[1:], mixed, np.zeros(2, ">f8")):
+        assert dump(array) == saved(array)
 
 
 def test_a_view_cannot_be_written_and_copies_nothing():
@@ -37,6 +44,8 @@ def test_a_view_cannot_be_written_and_copies_nothing():
     assert np.shares_memory(seen, np.frombuffer(data, np.uint8))
 
 
-def test_pickled_objects_are_refused():
+def test_objects_are_refused():
+    with pytest.raises(ValueError):
+        dump(np.array([{}, None]))
     with pytest.raises(ValueError):
         view(saved(np.array([{}, None])))

@@ -19,7 +19,7 @@ from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from torch import nn
 
-from fl_privacy._npy import view
+from fl_privacy._npy import dump, view
 from fl_privacy.clients.mods import IDENTITY, identity, reproducible_mod
 from fl_privacy.clients.stamp import stamp
 from fl_privacy.defenses import make_defenses
@@ -83,7 +83,7 @@ def train(message: Message, context: Context) -> Message:
         reply = {name: (sent[name] - rate * update[name]).astype(np.float32) for name in sent}
     else:
         reply, kind = {name: update[name] for name in sent}, "gradient"
-    arrays = ArrayRecord({name: Array(np.ascontiguousarray(array)) for name, array in reply.items()})
+    arrays = ArrayRecord({name: _array(np.ascontiguousarray(array)) for name, array in reply.items()})
     metrics = MetricRecord({"num-examples": examples})
     return Message(RecordDict({"arrays": arrays, "metrics": metrics, RECORD: stamp(arrays, kind)}), reply_to=message)
 
@@ -125,6 +125,10 @@ def _model(context: Context) -> nn.Module:
     settings = context.run_config
     federation = read_federation(_folder(context))
     return _built(federation.inputs, len(federation.classes), float(settings["dropout"]), str(settings["defenses"]))
+
+
+def _array(array: np.ndarray) -> Array:
+    return Array(str(array.dtype), array.shape, "numpy.ndarray", dump(array))
 
 
 def _load(model: nn.Module, arrays: dict[str, np.ndarray]) -> None:

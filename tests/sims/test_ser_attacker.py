@@ -119,8 +119,8 @@ def test_nodes_without_partitions_of_their_own_are_refused(tmp_path: Path, monke
 
     def everyone_is_the_first(self, *args, **kwargs):
         contexts(self, *args, **kwargs)
-        for context in self._contexts.values():
-            context.node_config["partition-id"] = 0
+        for client in self._clients.values():
+            client.node_config["partition-id"] = 0
 
     monkeypatch.setattr(local.LocalGrid, "__init__", everyone_is_the_first)
     with pytest.raises(UserError, match=r"partition-id of its own from 0 to 3 .* they say: 0, 0, 0, 0"):
