@@ -45,7 +45,7 @@ class Resumable(StrategyWrapper):
     Raises
     ------
     UserError
-        At the start, if the checkpoint is of a run from another initial model, or cannot be read.
+        At the start, if the checkpoint is of a run from another initial model or seed, or cannot be read.
     """
 
     def __init__(self, strategy: Strategy, path: str | Path, *, every_seconds: float = 10.0) -> None:
@@ -74,7 +74,8 @@ class Resumable(StrategyWrapper):
         self._grid = grid if isinstance(grid, LocalGrid) and not reason else None
         if reason:
             log(WARNING, "Resumable: a run that is cut off here starts again from round 1: %s", reason)
-        self._initial = digest(array.data for array in initial_arrays.values())
+        seeds = [str(part.seed).encode() for part in chain(self.strategy) if isinstance(part, Reproducible)]
+        self._initial = digest([*(array.data for array in initial_arrays.values()), *seeds])
         self._done, self._metrics = 0, {_TRAIN: {}, _EVALUATE: {}, _SERVER: {}}
         if self._grid is not None and self.path.exists():
             self._load(self._grid)
@@ -163,7 +164,7 @@ class Resumable(StrategyWrapper):
         except Exception as error:  # whatever a file that is no checkpoint makes the parser raise
             raise UserError(f"{self.path} is no checkpoint ({error}); delete it to start again") from error
         if progress["initial"] != self._initial:
-            raise UserError(f"{self.path} is of a run from another initial model; delete it to start again")
+            raise UserError(f"{self.path} is of a run from another initial model or seed; delete it to start again")
         self._done, self._held = int(progress["round"]), records.array_records["arrays"]  # type: ignore[arg-type]
         state = RecordDict()
         for key, record in records.items():

@@ -315,19 +315,21 @@ class Writer:
             return {}, f"the reply has none of the arrays that are kept; it has: {', '.join(shared)}"
         arrays = {}
         failure = ""
-        for name in kept:
-            returned, key = np.asarray(reply.returned[name]), prefix + name
-            if reply.kind == "delta":
-                # In the model's own precision: the difference of two large numbers may be small.
-                wide = np.result_type(returned.dtype, np.float32)
-                buffer = _buffer(returned.shape, np.float32, memory, key)
-                arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
-            else:
-                arrays[key] = _copy(returned, np.float32, memory, key)
-            # The product is quick and needs no temporary; where it overflows, look closer.
-            flat = arrays[key].reshape(-1)
-            if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
-                failure = f"{name} holds values that are not finite"
+        # What overflows is looked for and recorded; numpy need not warn of it as well.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for name in kept:
+                returned, key = np.asarray(reply.returned[name]), prefix + name
+                if reply.kind == "delta":
+                    # In the model's own precision: the difference of two large numbers may be small.
+                    wide = np.result_type(returned.dtype, np.float32)
+                    buffer = _buffer(returned.shape, np.float32, memory, key)
+                    arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
+                else:
+                    arrays[key] = _copy(returned, np.float32, memory, key)
+                # The product is quick and needs no temporary; where it overflows, look closer.
+                flat = arrays[key].reshape(-1)
+                if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():
+                    failure = f"{name} holds values that are not finite"
         return arrays, failure
 
     def _write(self, server_round: int, header: str | None, tensors: Arrays, line: dict[str, Any]) -> None:

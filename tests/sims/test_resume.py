@@ -63,7 +63,7 @@ def federate(folder: Path, inner: Strategy, stop_in: int | None = None, every: f
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         capture = CaptureUpdates(inner, UpdateStore(folder / "updates"))
-        strategy = Resumable(Reproducible(capture, 5), folder / "checkpoint", every_seconds=every)
+        strategy = Resumable(Reproducible(capture, start.get("seed", 5)), folder / "checkpoint", every_seconds=every)
 
         def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
             if server_round == stop_in:
@@ -162,6 +162,8 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     other = ArrayRecord([np.zeros((2, 3), np.float32), np.zeros(2, np.float32)])
     with pytest.raises(UserError, match="another initial model"):
         federate(tmp_path / "s", FedAvg(**SOME), initial=other)
+    with pytest.raises(UserError, match="another initial model or seed"):
+        federate(tmp_path / "s", FedAvg(**SOME), seed=6)
     assert UpdateStore(tmp_path / "s" / "updates").rounds[:2] == (1, 2)  # nothing is lost by it
     (tmp_path / "s" / "checkpoint").write_bytes(b"\xff no checkpoint")
     with pytest.raises(UserError, match="no checkpoint"):

@@ -194,6 +194,25 @@ def test_where_names_come_from_is_recorded_and_shown(tmp_path, how):
     assert f"{CLIENTS}, named {CLIENTS} by {words}" in describe(store, store.check())
 
 
+def test_each_node_is_asked_once(tmp_path):
+    asked = []
+
+    class Counting(FlowerGrid):
+        def send_and_receive(self, messages, *, timeout=None):
+            messages = list(messages)
+            asked.extend(m.metadata.dst_node_id for m in messages if m.metadata.message_type.startswith("query"))
+            return super().send_and_receive(messages, timeout=timeout)
+
+    for number, app in enumerate((named(weights_app()[0]), weights_app()[0])):  # whether it answers or not
+        asked.clear()
+        grid = Counting(app, CLIENTS, waves=[2, 2, 3])
+        strategy = Reproducible(
+            CaptureUpdates(flower.FedAvg(fraction_evaluate=0.0), UpdateStore(tmp_path / str(number)))
+        )
+        federate(strategy, grid, 3)
+        assert sorted(asked) == sorted(grid.contexts)
+
+
 def test_two_nodes_of_one_partition_are_named_by_node_also_when_the_second_comes_later(tmp_path):
     """A SuperNode that is started in the middle of a run with another's --node-config."""
     grid = FlowerGrid(named(weights_app()[0]), 3, waves=[2, 2, 2, 2])
