@@ -76,12 +76,12 @@ def test_the_table_has_a_line_a_cell_and_a_report_stands_in_each(swept: Path) ->
 
 
 def test_a_finished_sweep_does_nothing_again(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import fl_privacy.sims.federated_ser as recipe
+    from fl_privacy.sims import engines
 
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a federation was run again")
 
-    monkeypatch.setattr(recipe, "run_simulation", refuse)
+    monkeypatch.setattr(engines, "run_simulation", refuse)
     before = (swept / "sweep.json").read_text()
     sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=swept, processes=1)
     assert (swept / "sweep.json").read_text() == before
