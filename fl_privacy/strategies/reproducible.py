@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging import INFO, WARNING
+from time import sleep
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
@@ -15,8 +16,10 @@ from flwr.serverapp.strategy import Strategy
 from fl_privacy._randomness import own_randomness
 from fl_privacy.errors import UserError
 from fl_privacy.strategies._identity import Identities
-from fl_privacy.strategies._wrapper import StrategyWrapper
+from fl_privacy.strategies._wrapper import StrategyWrapper, chain
 from fl_privacy.updates.protocol import RANDOMNESS, RECORD
+
+_POLL_SECONDS = 1.0
 
 
 class Reproducible(StrategyWrapper):
@@ -41,6 +44,9 @@ class Reproducible(StrategyWrapper):
     which their app answers by ``app.query(IDENTITY)(identity)`` (both from `fl_privacy.clients.mods`): Flower calls no
     mod for a query without a function. Same seed, same machine, CPU, one torch thread a client: same bytes on the
     local engine and under Ray.
+
+    Nodes may connect one after another, and FedAvg samples a fraction of those that are there: a round begins when the
+    strategy's ``min_available_nodes`` are. Set it to the number of all clients where a run has to be repeated.
     """
 
     def __init__(self, strategy: Strategy, seed: int = 0) -> None:
@@ -100,6 +106,11 @@ class Reproducible(StrategyWrapper):
     def _ordered(self, grid: Grid) -> Grid:
         if self._identities is None:
             self._identities = Identities.of(grid)
+        # FedAvg waits for as many itself, but only after it has counted those of whom it takes a fraction.
+        needed = max((getattr(strategy, "min_available_nodes", 0) for strategy in chain(self.strategy)), default=0)
+        while (connected := len(list(grid.get_node_ids()))) < needed:
+            log(INFO, "Reproducible: waiting for nodes, %d of %d are connected", connected, needed)
+            sleep(_POLL_SECONDS)
         return _OrderedGrid(grid, self._identities)
 
     def _in_order(self, replies: Iterable[Message]) -> list[Message]:

@@ -394,7 +394,7 @@ class UpdateStore:
         try:
             names, written_for = shard.names, shard.server_round
         except UserError as error:
-            return str(error)
+            return f"{name} cannot be read: {error.__cause__}"
         if written_for != entry["round"]:
             return f"{name} was written for round {written_for}: it is not the shard that was written here"
         prefixes = [f"update/{n}/" for n, record in enumerate(entry["records"]) if "failure" not in record]

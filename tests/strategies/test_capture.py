@@ -27,6 +27,7 @@ STRATEGIES = {
     "FedAvgM": lambda: flower.FedAvgM(**SOME, server_momentum=0.5),
     "FedProx": lambda: flower.FedProx(**SOME, proximal_mu=0.1),
     "FedMedian": lambda: flower.FedMedian(**SOME),
+    "Krum": lambda: flower.Krum(**ALL, num_malicious_nodes=1),
     "FedTrimmedAvg": lambda: flower.FedTrimmedAvg(**ALL, beta=0.2),
     "MultiKrum": lambda: flower.MultiKrum(**ALL, num_malicious_nodes=1, num_nodes_to_select=2),
     "clipping outside": lambda: ServerClipping(flower.FedAvg(**ALL), 0.5, 0.01, CLIENTS),
