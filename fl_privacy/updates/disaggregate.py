@@ -50,7 +50,7 @@ def disaggregate(sums: Sequence[Update]) -> list[Update]:
 
 
 class _Solved:
-    """All clients' estimates of the array that was asked for last: attacks read array by array."""
+    """All clients' estimates of an array, computed when one of them is asked for, and kept for the others."""
 
     def __init__(self, sums: Sequence[Update], inverse: NDArray[np.float64]) -> None:
         # Estimates exist of arrays that are in every sum.
