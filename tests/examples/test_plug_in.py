@@ -11,6 +11,7 @@ import shutil
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,8 +106,9 @@ def test_labels_say_the_sex_of_patients_who_are_in_one_place_each(tmp_path: Path
 def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The README's own lines give the README's own table."""
     monkeypatch.chdir(shutil.copytree(APP, tmp_path / "plug-in", ignore=shutil.ignore_patterns("runs", "__pycache__")))
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
+    code, matched = blocks("python")
+    known: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), known)
     store = UpdateStore("runs/victim")
     assert len(store.rounds) == CONFIG["num-server-rounds"]
     assert {update.client for update in store.updates()} == {str(i) for i in range(24)}
@@ -116,7 +118,7 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     (labels,) = [line for line in lines if line.startswith("python make_labels.py")]
     monkeypatch.setattr(sys, "argv", shlex.split(labels)[1:])
     exec(compile(Path("make_labels.py").read_text(), "make_labels.py", "exec"), {"__name__": "__main__"})
-    (attack,) = [line for line in lines if line.startswith("fl-privacy attack")]
+    attack, attack_matched = [line for line in lines if line.startswith("fl-privacy attack")]
     capsys.readouterr()
     command(attack, monkeypatch)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
@@ -128,6 +130,11 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     ]
     assert len(firsts[0]) == 2
     assert firsts[0] == firsts[1]
+    exec(compile(matched, "README.md", "exec"), known)
+    assert [len(message.arrays) for message in UpdateStore("runs/victim").messages(1)] == [4]
+    assert UpdateStore("runs/matched").rounds == store.rounds
+    command(attack_matched, monkeypatch)
+    assert "input-reconstruction" in capsys.readouterr().out
 
 
 def test_readme_shows_the_diff() -> None:
