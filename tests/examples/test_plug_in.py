@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
 import shlex
 import shutil
@@ -15,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr_run import superlink
 from sklearn.datasets import load_diabetes
 
-from fl_privacy import UpdateStore, cli, run_simulation
+from fl_privacy import UpdateStore
+from fl_privacy.sims.superlink import SuperLink, cli, run_simulation
 
 APP = Path(__file__).parent.parent.parent / "examples" / "plug-in"
 CONFIG = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -151,9 +150,8 @@ def test_by_flwr_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     nodes, rounds = 6, 2
     app = shutil.copytree(APP, tmp_path / "plug-in", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     config = {"num-server-rounds": rounds, "store": str(tmp_path / "victim")}
-    with superlink(tmp_path / "flwr") as flower:
-        run = flower.run(app, nodes, config)
-    assert run["status"] == "finished:completed", json.dumps(run) + run["printed"]
+    with SuperLink(tmp_path / "flwr") as flower:
+        flower.run(app, config, supernodes=nodes)  # raises if the run fails
     store = UpdateStore(tmp_path / "victim")
     assert store.rounds == (1, 2)
     assert set(store.named_by.values()) == {"query"}
