@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_diabetes
 
-from fl_privacy import UpdateStore
-from fl_privacy.sims.superlink import SuperLink, cli, run_simulation
+from fl_privacy import UpdateStore, cli, run_simulation
+from fl_privacy.sims.superlink import SuperLink
 
 APP = Path(__file__).parent.parent.parent / "examples" / "plug-in"
 CONFIG = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
