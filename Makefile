@@ -10,7 +10,7 @@ export OMP_NUM_THREADS := 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: install demo test test-all check format bench clean
+.PHONY: install demo test test-flower test-all check format bench clean
 
 install: $(STAMP)
 
@@ -25,6 +25,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+# One run under Flower's own simulation (Ray), under two minutes.
+test-flower: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests/examples
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -n 2

@@ -150,6 +150,11 @@ def test_an_app_of_ones_own(
         command(line, monkeypatch)
         assert "InputReconstruction" in scope["audit"].table()
         assert capsys.readouterr().out.splitlines()[-1] == "runs/attacked"
+    for line in lines("fl-privacy store"):
+        command(line, monkeypatch)
+        assert "every shard is whole" in capsys.readouterr().out
+    assert {u.client for u in scope["matched"].updates()} == {str(i) for i in range(30)}
+    assert scope["strategy"].strategy.observe == "sum"
     # The attack of one's own does what the README says of it.
     import fl_privacy as flp
 
@@ -222,5 +227,7 @@ def test_check_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 def test_no_block_is_of_a_kind_that_nothing_runs() -> None:
     assert {kind for kind, _ in BLOCKS} == {"bash", "python", "toml", "text"}
     starts = {line.split()[0] + " " + line.split()[1] for text in blocks("bash") for line in text.splitlines()}
-    known = {"make demo", "make test"} | {f"fl-privacy {c}" for c in ("corpus", "run", "attack", "sweep", "check")}
+    known = {"make demo", "make test"} | {
+        f"fl-privacy {c}" for c in ("corpus", "run", "attack", "store", "sweep", "check")
+    }
     assert starts == known

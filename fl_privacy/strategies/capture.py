@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from logging import INFO, WARNING
 from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 
+from fl_privacy._npy import view
 from fl_privacy.errors import UserError
 from fl_privacy.strategies._identity import Identities, order, stamp_of
 from fl_privacy.strategies._wrapper import StrategyWrapper, chain
@@ -260,7 +258,7 @@ class _Model:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays of numbers, as views of the message's bytes."""
         views = {name: _view(array) for name, array in self._arrays.items()}
-        return {name: view for name, view in views.items() if view is not None}
+        return {name: numbers for name, numbers in views.items() if numbers is not None}
 
 
 def _told(message: Message) -> Told:
@@ -284,24 +282,12 @@ def _place(found: list[Any], new: Any) -> int:
 
 
 def _view(array: Array) -> NDArray[Any] | None:
-    """Return what `Array.numpy` returns, without copying its bytes; None where that holds no numbers."""
+    """Return an array as a view of the message's bytes; None where it holds no numbers."""
     try:
-        if array.stype != "numpy.ndarray" or array.data[:6] != b"\x93NUMPY" or array.data[6] != 1:
-            view = array.numpy()
-        else:
-            offset = 10 + int.from_bytes(array.data[8:10], "little")
-            shape, fortran, dtype = _npy_header(array.data[:offset])
-            view = np.frombuffer(array.data, dtype, offset=offset).reshape(shape, order="F" if fortran else "C")
+        numbers = view(array.data) if array.stype == "numpy.ndarray" else array.numpy()
     except (TypeError, ValueError, EOFError):  # an app's own format, or damaged
         return None
-    return view if view.dtype.kind in "biuf" else None
-
-
-@functools.lru_cache(maxsize=1024)
-def _npy_header(start: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    file = io.BytesIO(start)
-    np.lib.format.read_magic(file)
-    return np.lib.format.read_array_header_1_0(file)
+    return numbers if numbers.dtype.kind in "biuf" else None
 
 
 def _one_line(reason: str | None) -> str:

@@ -12,6 +12,7 @@ from flwr.common.logger import log
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 
+from fl_privacy._npy import view
 from fl_privacy.errors import UserError
 from fl_privacy.updates.protocol import DIGEST, KIND, RECORD, digest
 
@@ -104,10 +105,16 @@ class FedSGD(FedAvg):
                 "weights. Use FedSGD(reply='step') with Flower's DP wrappers and mods."
             )
         wrong = [n for n, a in self._arrays.items() if n not in arrays or tuple(arrays[n].shape) != tuple(a.shape)]
-        broken = [n for n, a in arrays.items() if not np.isfinite(a.numpy()).all()]
+        broken = [n for n, a in arrays.items() if not _is_finite(a)]
         if broken:
             raise UserError(f"FedSGD: the gradient of node {node} is not finite (arrays: {', '.join(broken)})")
         if wrong or len(arrays) != len(self._arrays):
             raise UserError(
                 f"FedSGD: the gradient of node {node} does not fit the model (arrays: {', '.join(wrong) or 'too many'})"
             )
+
+
+def _is_finite(array: Array) -> bool:
+    flat = view(array.data).reshape(-1) if array.stype == "numpy.ndarray" else array.numpy().reshape(-1)
+    # The product is quick and needs no temporary; where it overflows, look closer.
+    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +70,15 @@ def reseed(seed: int, server_round: int, partition: int) -> None:
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
+def slow_digest(arrays):
+    value = 0
+    for data in arrays:
+        whole = len(data) // 8 * 8
+        words = sum(int.from_bytes(data[i : i + 8], "little") for i in range(0, whole, 8)) % 2**64
+        value = (31 * value + len(data) + words + sum(data[whole:])) % 2**63
+    return value
+
+
 @pytest.mark.parametrize("partition", [0, 2])
 def test_gradient_is_that_of_autograd_on_the_same_batch(tmp_path, partition):
     answer = ask(federation(tmp_path / "d"), partition)
@@ -91,7 +99,7 @@ def test_gradient_is_that_of_autograd_on_the_same_batch(tmp_path, partition):
     stamp = answer.content.config_records["fl_privacy"]
     assert stamp["kind"] == "gradient"
     assert stamp["partition-id"] == partition
-    assert stamp["digest"] == zlib.crc32(b"".join(a.data for a in answer.content.array_records["arrays"].values()))
+    assert stamp["digest"] == slow_digest(a.data for a in answer.content.array_records["arrays"].values())
 
 
 def test_step_is_the_gradient_times_the_servers_rate(tmp_path):

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import csv
 import difflib
-import json
 import re
 import shlex
 import shutil
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from flwr_run import superlink
 from sklearn.datasets import load_diabetes
 
 from fl_privacy import UpdateStore, cli, run_simulation
+from fl_privacy.sims.superlink import SuperLink
 
 APP = Path(__file__).parent.parent.parent / "examples" / "plug-in"
 CONFIG = tomllib.loads((APP / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
@@ -105,8 +105,9 @@ def test_labels_say_the_sex_of_patients_who_are_in_one_place_each(tmp_path: Path
 def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The README's own lines give the README's own table."""
     monkeypatch.chdir(shutil.copytree(APP, tmp_path / "plug-in", ignore=shutil.ignore_patterns("runs", "__pycache__")))
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
+    code, matched = blocks("python")
+    known: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), known)
     store = UpdateStore("runs/victim")
     assert len(store.rounds) == CONFIG["num-server-rounds"]
     assert {update.client for update in store.updates()} == {str(i) for i in range(24)}
@@ -116,7 +117,7 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     (labels,) = [line for line in lines if line.startswith("python make_labels.py")]
     monkeypatch.setattr(sys, "argv", shlex.split(labels)[1:])
     exec(compile(Path("make_labels.py").read_text(), "make_labels.py", "exec"), {"__name__": "__main__"})
-    (attack,) = [line for line in lines if line.startswith("fl-privacy attack")]
+    attack, attack_matched = [line for line in lines if line.startswith("fl-privacy attack")]
     capsys.readouterr()
     command(attack, monkeypatch)
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
@@ -128,6 +129,11 @@ def test_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     ]
     assert len(firsts[0]) == 2
     assert firsts[0] == firsts[1]
+    exec(compile(matched, "README.md", "exec"), known)
+    assert [len(message.arrays) for message in UpdateStore("runs/victim").messages(1)] == [4]
+    assert UpdateStore("runs/matched").rounds == store.rounds
+    command(attack_matched, monkeypatch)
+    assert "input-reconstruction" in capsys.readouterr().out
 
 
 def test_readme_shows_the_diff() -> None:
@@ -144,9 +150,8 @@ def test_by_flwr_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     nodes, rounds = 6, 2
     app = shutil.copytree(APP, tmp_path / "plug-in", ignore=shutil.ignore_patterns("runs", "__pycache__"))
     config = {"num-server-rounds": rounds, "store": str(tmp_path / "victim")}
-    with superlink(tmp_path / "flwr") as flower:
-        run = flower.run(app, nodes, config)
-    assert run["status"] == "finished:completed", json.dumps(run) + run["printed"]
+    with SuperLink(tmp_path / "flwr") as flower:
+        flower.run(app, config, supernodes=nodes)  # raises if the run fails
     store = UpdateStore(tmp_path / "victim")
     assert store.rounds == (1, 2)
     assert set(store.named_by.values()) == {"query"}

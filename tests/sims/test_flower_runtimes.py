@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from fl_privacy.errors import UserError
@@ -28,8 +27,8 @@ SMALL = [
     "auxiliary.0.options={speakers=6, utterances=6, seed=2}",
     "audit.permutations=2",
 ]
-ROUNDS = ["federation.rounds=3", "federation.clients_per_round=4"]
-"""All four clients take part in each round, so that their updates do not depend on who is drawn."""
+ROUNDS = ["federation.rounds=3", "federation.clients_per_round=2"]
+"""Two of four clients are drawn in each round: the same ones on every engine."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,29 +56,17 @@ def processes_of(folder: Path) -> list[str]:
 
 
 def assert_same_federation(ours: Path, theirs: Path) -> None:
-    """Compare two stores: the same rounds, clients, weights and updates."""
+    """Compare two stores: to the byte."""
     one, two = UpdateStore(ours), UpdateStore(theirs)
-    assert one.rounds == two.rounds
-    assert not one.failures and not two.failures
-    assert one.model_shapes == two.model_shapes
-    assert one.threat_model == two.threat_model
-    updates = {(u.round, u.client): u for u in one.updates()}
-    others = {(u.round, u.client): u for u in two.updates()}
-    assert updates.keys() == others.keys() and len(updates) > 0
-    for key, update in updates.items():
-        other = others[key]
-        assert (other.kind, other.num_examples) == (update.kind, update.num_examples)
-        for name, array in update.arrays.items():
-            if key[0] == 1:
-                np.testing.assert_array_equal(other.arrays[name], array)
-            else:  # the server adds replies up in the order in which they come
-                np.testing.assert_allclose(other.arrays[name], array, rtol=1e-3, atol=1e-6)
+    assert one.updates() and not one.failures
+    assert set(one.named_by.values()) == {"query"}
+    assert one.digest() == two.digest()
 
 
-def same_run_here(folder: Path, out: Path) -> Path:
+def same_run_here(folder: Path, out: Path, workers: int = 1) -> Path:
     """Run what a run folder's settings say on the local engine."""
     settings = json.loads((folder / "simulation.json").read_text())
-    return run(settings, ["simulation.engine=local"], out=out)
+    return run(settings, ["simulation.engine=local"], out=out, workers=workers)
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +74,17 @@ def on_ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("federated-ser", [*SMALL, *ROUNDS, "simulation.engine=ray"], out=tmp_path_factory.mktemp("ray") / "run")
 
 
-def test_ray_gives_the_local_engines_updates(on_ray: Path, tmp_path: Path) -> None:
-    assert_same_federation(
-        same_run_here(on_ray, tmp_path / "here") / "victim" / "updates", on_ray / "victim" / "updates"
-    )
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ray_gives_the_local_engines_updates(on_ray: Path, tmp_path: Path, workers: int) -> None:
+    here = same_run_here(on_ray, tmp_path / "here", workers)
+    assert_same_federation(here / "victim" / "updates", on_ray / "victim" / "updates")
+    assert (here / "scores.csv").read_bytes() == (on_ray / "scores.csv").read_bytes()
     assert json.loads((on_ray / "result.json").read_text())["simulation"]["simulation"]["engine"] == "ray"
+
+
+def test_two_runs_on_ray_are_the_same(on_ray: Path, tmp_path: Path) -> None:
+    again = run("federated-ser", [*SMALL, *ROUNDS, "simulation.engine=ray"], out=tmp_path / "run")
+    assert_same_federation(again / "victim" / "updates", on_ray / "victim" / "updates")
 
 
 def test_ray_leaves_its_log_and_nothing_else(on_ray: Path) -> None:
@@ -143,7 +136,7 @@ def test_a_failed_run_says_what_the_app_said(tmp_path: Path) -> None:
 
 def test_flwr_run_with_the_attacker_in_the_serverapp(tmp_path: Path) -> None:
     out, data = tmp_path / "run", tmp_path / "data"
-    config = f'out="{out}" data="{data}" settings="{"; ".join(SMALL)}" num-server-rounds=3 clients-per-round=4'
+    config = f'out="{out}" data="{data}" settings="{"; ".join(SMALL)}" num-server-rounds=3 clients-per-round=2'
     size = "num-supernodes=4 client-resources-num-cpus=1"
     with SuperLink(tmp_path) as superlink:
         command = ["flwr", "run", str(APP), "--stream", "--federation-config", size, "--run-config", config]
@@ -152,7 +145,7 @@ def test_flwr_run_with_the_attacker_in_the_serverapp(tmp_path: Path) -> None:
             ["flwr", "ls", "--format", "json"], env=superlink.environment(), capture_output=True, text=True
         )
     assert json.loads(listed.stdout)["runs"][0]["status"] == "finished:completed", ran.stdout + ran.stderr
-    assert "victim federation: 12/12" in ran.stdout and "input-reconstruction" in ran.stdout
+    assert "victim federation: 6/6" in ran.stdout and "input-reconstruction" in ran.stdout
     assert_same_federation(same_run_here(out, tmp_path / "here") / "victim" / "updates", out / "victim" / "updates")
     assert json.loads((out / "result.json").read_text())["claims"] and (out / "report.html").exists()
     assert len(list(data.glob("client-*.safetensors"))) == 4
