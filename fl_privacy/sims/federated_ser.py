@@ -213,7 +213,7 @@ class FederatedSER:
                 "capture-clients": json.dumps(capture.clients if private else None),
                 "capture-every": capture.every,
                 "capture-dtype": capture.dtype,
-                "checkpoint": str(folder / CHECKPOINT),
+                "checkpoint": str(folder / CHECKPOINT) if engine is self._local else "",
             },
             lambda done: self._progress(f"{name} federation", done, rounds * a_round),
         )

@@ -77,12 +77,14 @@ class Resumable(StrategyWrapper):
         seeds = [str(part.seed).encode() for part in chain(self.strategy) if isinstance(part, Reproducible)]
         self._initial = digest([*(array.data for array in initial_arrays.values()), *seeds])
         self._done, self._metrics = 0, {_TRAIN: {}, _EVALUATE: {}, _SERVER: {}}
-        if self._grid is not None and self.path.exists():
-            self._load(self._grid)
+        if self.path.exists():
+            self._load()
             log(INFO, "Resumable: going on behind round %d", self._done)
-        for wrapper in chain(self.strategy):
-            if isinstance(wrapper, StrategyWrapper):
+            # The checkpoint shows that what the wrappers have kept is of this run.
+            for wrapper in self._wrappers():
                 wrapper.resume_after(self._done)
+        else:
+            self._save(0, initial_arrays)
         self._saved_at = time.monotonic()
 
         def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
@@ -110,7 +112,7 @@ class Resumable(StrategyWrapper):
         if server_round <= self._done:
             return []
         if self._grid is not None and time.monotonic() - self._saved_at >= self.every_seconds and server_round > 1:
-            self._save(self._grid, server_round - 1, arrays)
+            self._save(server_round - 1, arrays)
             self._saved_at = time.monotonic()
         return self.strategy.configure_train(server_round, arrays, config, grid)
 
@@ -142,22 +144,25 @@ class Resumable(StrategyWrapper):
             self._metrics[_EVALUATE][server_round] = metrics
         return metrics
 
-    def _save(self, grid: LocalGrid, server_round: int, arrays: ArrayRecord) -> None:
-        for wrapper in chain(self.strategy):
-            if isinstance(wrapper, StrategyWrapper):
-                wrapper.flush()
+    def _wrappers(self) -> list[StrategyWrapper]:
+        return [wrapper for wrapper in chain(self.strategy) if isinstance(wrapper, StrategyWrapper)]
+
+    def _save(self, server_round: int, arrays: ArrayRecord) -> None:
+        for wrapper in self._wrappers():
+            wrapper.flush()
         records = RecordDict({"arrays": arrays})
         records["progress"] = ConfigRecord({"round": server_round, "initial": self._initial})
         for kind, by_round in self._metrics.items():
             for number, metrics in by_round.items():
                 records[f"{kind}/{number}"] = metrics
-        for key, record in grid.snapshot().items():
-            records[f"grid/{key}"] = record
+        if self._grid is not None:
+            for key, record in self._grid.snapshot().items():
+                records[f"grid/{key}"] = record
         temporary = self.path.with_name(f".{self.path.name}.part")
         temporary.write_bytes(_flower.dump_records(records))
         os.replace(temporary, self.path)
 
-    def _load(self, grid: LocalGrid) -> None:
+    def _load(self) -> None:
         try:
             records = _flower.load_records(self.path.read_bytes())
             progress = records.config_records["progress"]
@@ -165,6 +170,8 @@ class Resumable(StrategyWrapper):
             raise UserError(f"{self.path} is no checkpoint ({error}); delete it to start again") from error
         if progress["initial"] != self._initial:
             raise UserError(f"{self.path} is of a run from another initial model or seed; delete it to start again")
+        if self._grid is None:
+            return  # from round 1
         self._done, self._held = int(progress["round"]), records.array_records["arrays"]  # type: ignore[arg-type]
         state = RecordDict()
         for key, record in records.items():
@@ -173,7 +180,8 @@ class Resumable(StrategyWrapper):
                 state[rest] = record
             elif head in self._metrics and isinstance(record, MetricRecord):
                 self._metrics[head][int(rest)] = record
-        grid.restore(state)
+        if self._done:
+            self._grid.restore(state)
 
 
 def why_not(strategy: Strategy, grid: Grid) -> str:

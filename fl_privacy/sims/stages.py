@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import shutil
 import time
@@ -19,6 +20,7 @@ from typing import Any
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.errors import UserError
 
+logger = logging.getLogger(__name__)
 _SETTINGS = "simulation.json"
 _TIMINGS = "timings.json"
 
@@ -101,8 +103,12 @@ class RunFolder:
         folder = self.path / name
         if self.done(name):
             return folder
-        if folder.exists() and not (go_on and (folder / go_on).exists()):
-            shutil.rmtree(folder)
+        if folder.exists():
+            if go_on and (folder / go_on).exists():
+                logger.warning("%s was cut off before: it goes on", name)
+            else:
+                logger.warning("%s was cut off before: it starts again", name)
+                shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
         start = time.perf_counter()
         work(folder)

@@ -147,7 +147,6 @@ def test_what_remembers_more_starts_again_and_says_so(tmp_path, caplog, make, wo
     try:
         with pytest.raises(Killed):
             federate(tmp_path / "s", make(), stop_in=4)
-        assert not (tmp_path / "s" / "checkpoint").exists()
         left = federate(tmp_path / "s", make())
     finally:
         logging.getLogger("flwr").removeHandler(caplog.handler)
@@ -169,3 +168,12 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="no checkpoint"):
         federate(tmp_path / "s", FedAvg(**SOME))
     shutil.rmtree(tmp_path / "s" / "updates")
+
+
+def test_without_a_checkpoint_nothing_that_is_there_is_touched(tmp_path):
+    federate(tmp_path / "s", FedAvg(**SOME))
+    (tmp_path / "s" / "checkpoint").unlink()
+    before = UpdateStore(tmp_path / "s" / "updates").digest()
+    with pytest.raises(UserError, match="already holds captured updates"):
+        federate(tmp_path / "s", FedAvg(**SOME))
+    assert UpdateStore(tmp_path / "s" / "updates").digest() == before
