@@ -56,8 +56,8 @@ class Question:
         if shapes[0] != shapes[1]:
             odd = next((n for n in shapes[0] if shapes[0].get(n) != shapes[1].get(n)), next(iter(shapes[1])))
             raise UserError(
-                f"the attacker's own updates are of another network than the private ones: {odd!r} has shape "
-                f"{shapes[1].get(odd)} there, {shapes[0].get(odd)} here"
+                f"the attacker's own updates are of another network than the private ones: the shape of {odd!r} is "
+                f"{shapes[1].get(odd, 'not known')} there, {shapes[0].get(odd, 'not known')} here"
             )
         both = sorted(own.named_speakers & private.named_speakers)
         if both:

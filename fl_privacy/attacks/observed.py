@@ -41,7 +41,7 @@ class Observed:
         updates: list[Update] = []
         rows: list[dict[str, str]] = []
         for store, labels in stores:
-            found = disaggregate(store.updates()) if store.observe == "sum" else store.updates()
+            found = _estimates(store) if store.observe == "sum" else store.updates()
             if not found:
                 raise UserError(f"{store.path} holds no usable update")
             unknown = sorted({u.client for u in found} - labels.rows.keys())
@@ -92,3 +92,14 @@ class Observed:
     def has(self, columns: Sequence[str]) -> bool:
         """Whether every client has these columns."""
         return bool(columns) and all(row.get(column) for row in self.rows for column in columns)
+
+
+def _estimates(store: UpdateStore) -> list[Update]:
+    sums = store.updates()
+    always = set.intersection(*(set(total.participants) for total in sums)) if sums else set()
+    if len(always) > 1 and all(set(total.participants) == always for total in sums):
+        raise UserError(
+            f"{store.path}: the same {len(always)} clients took part in each of {len(sums)} rounds: nothing in the sums "
+            "over them tells one from another"
+        )
+    return disaggregate(sums)

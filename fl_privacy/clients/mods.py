@@ -56,6 +56,10 @@ def reproducible_mod(message: Message, context: Context, call_next: ClientAppCal
     `random`, `numpy.random` and torch are seeded from (seed, round, partition, message type) before each train and
     evaluate message, and put back after it: processes that serve several clients in any order give the same replies.
     Goes first in ``ClientApp(mods=[reproducible_mod, ...])``; without the server's wrapper it only names the client.
+
+    The server knows the seed, so it could draw the same numbers: noise that a mod adds (`LocalDpMod`,
+    `GradientClipAndNoise`) hides nothing from *that* server. It is for experiments; on a deployment that is meant to
+    protect anybody, leave it out.
     """
     configs = message.content.config_records.values() if message.has_content() else ()
     told = next((record[RANDOMNESS] for record in configs if RANDOMNESS in record), None)
@@ -84,8 +88,8 @@ class GradientClipAndNoise:
     Notes
     -----
     Goes on the train function: ``@app.train(mods=[GradientClipAndNoise(1.0, 0.5)])``. The noise comes from
-    `numpy.random`'s global generator, which `reproducible_mod` seeds. It says nothing of epsilon: that depends on how
-    often a client takes part.
+    `numpy.random`'s global generator, which `reproducible_mod` seeds from what the server knows: use that in
+    experiments alone. It says nothing of epsilon: that depends on how often a client takes part.
     """
 
     def __init__(self, clipping_norm: float, noise_multiplier: float = 0.0) -> None:

@@ -212,6 +212,9 @@ def data(run: Run) -> Mapping[str, Any] | None:
 def settings(run: Run) -> Mapping[str, Any]:
     """What was run, with which versions, and how to run it again."""
     simulation = run.part("simulation")
+    # What ran in a Flower app is run again without one: its engine is whatever that app was run on.
+    if simulation.get("simulation", {}).get("engine") == "grid":
+        simulation = {**simulation, "simulation": {**simulation["simulation"], "engine": "local"}}
     return {
         "toml": toml.dumps(simulation) if simulation else None,
         "versions": run.part("versions"),

@@ -58,6 +58,7 @@ def main(grid: Grid, context: Context) -> None:
     told = context.run_config
     file = simulation(told)
     out, _ = (_absolute(told, key) for key in ("out", "data"))
+    print(FederatedSER(file).threat_model.describe(), flush=True)
     with one_thread():
         run_file(file, out, _Lines(), engine=on_grid(grid, context))
     result = read_result(out / "result.json")

@@ -67,8 +67,12 @@ class RunFolder:
         path = self.path / _SETTINGS
         text = json.dumps(self._settings, indent=1, sort_keys=True) + "\n"
         if path.exists():
-            if path.read_text(encoding="utf-8") != text:
-                raise UserError(f"{self.path} holds a run with other settings; name another --out, or delete it")
+            held = path.read_text(encoding="utf-8")
+            if held != text:
+                raise UserError(
+                    f"{self.path} holds a run with other settings ({_difference(json.loads(held), self._settings)}); "
+                    "name another folder (--out), or delete it"
+                )
             return
         strange = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
         if strange:
@@ -126,6 +130,14 @@ class RunFolder:
         path = self.path / _TIMINGS
         times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         write_atomically(path, json.dumps(times | {name: round(seconds, 3)}, indent=1) + "\n")
+
+
+def _difference(one: Any, other: Any, path: str = "") -> str:
+    """Say the first few settings in which two differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        parts = (_difference(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in sorted({*one, *other}))
+        return ", ".join([part for part in parts if part][:3])
+    return "" if one == other else f"{path}: {json.dumps(one)} there, {json.dumps(other)} here"
 
 
 def new_folder(path: Path) -> None:

@@ -107,6 +107,7 @@ class CaptureUpdates(StrategyWrapper):
         rewriting = [name for name in inside if "ServerSide" in name]
         position = [f"as {' and '.join(around)} around the recorder lets it through"] if around else []
         position += [f"before {rewriting[0]} clips or adds noise"] if rewriting else []
+        position += [f"clipped by clients who follow {name}" for name in inside if "ClientSide" in name]
         return ", ".join(position)
 
     def summary(self) -> None:

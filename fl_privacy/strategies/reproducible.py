@@ -45,6 +45,8 @@ class Reproducible(StrategyWrapper):
     mod for a query without a function. Same seed, same machine, CPU, one torch thread a client: same bytes on the
     local engine and under Ray.
 
+    For experiments: a server that knows the seed could draw the noise that clients add, and take it off again.
+
     Nodes may connect one after another, and FedAvg samples a fraction of those that are there: a round begins when the
     strategy's ``min_available_nodes`` are. Set it to the number of all clients where a run has to be repeated.
     """
@@ -62,7 +64,7 @@ class Reproducible(StrategyWrapper):
 
     def summary(self) -> None:
         """Log summary configuration of the strategy."""
-        log(INFO, "\t├──> Reproducible: seed %d", self.seed)
+        log(INFO, "\t├──> Reproducible: seed %d (known to the server: clients' own noise hides nothing)", self.seed)
         self.strategy.summary()
 
     @contextmanager

@@ -87,7 +87,8 @@ class Settings:
 
     def keeps(self, name: str) -> bool:
         """Whether an array is kept."""
-        return self.arrays is None or name in self.arrays or name.rsplit(".", 1)[0] in self.arrays
+        stems = (name.rsplit(separator, 1)[0] for separator in "./")
+        return self.arrays is None or name in self.arrays or any(stem in self.arrays for stem in stems)
 
 
 class Writer:

@@ -37,6 +37,7 @@ def describe(store: UpdateStore, problems: list[str]) -> str:
         ("observed", "the weighted sum of each round" if store.observe == "sum" else "each client's update"),
         ("arrays", ", ".join(f"{n} {' x '.join(map(str, s)) or 'scalar'}" for n, s in store.shapes.items())),
         ("stored as", store.dtype),
+        ("sent models", "kept" if store.keeps_sent else "not kept: no matched shadows from this store"),
         ("bytes", f"{store.bytes:,}"),
     ]
     for reason, count in Counter(reason for _, _, reason in failures).most_common(_SHOWN):
@@ -45,6 +46,6 @@ def describe(store: UpdateStore, problems: list[str]) -> str:
         facts += [("damaged", problem) for problem in problems]
         facts.append(("", f"{len(problems)} of {len(rounds)} rounds are damaged; the others can be attacked"))
     else:
-        facts += [("integrity", "every shard is whole"), ("SHA-256", store.digest())]
+        facts += [("integrity", "every shard is whole (size and structure)"), ("SHA-256", store.digest())]
     width = max(len(name) for name, _ in facts)
     return "\n".join(f"{name:<{width}}  {value}" for name, value in facts)

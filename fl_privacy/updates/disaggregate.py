@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from fl_privacy.updates.record import Update
 
+logger = logging.getLogger(__name__)
 _BLOCK_BYTES = 64 * 2**20
 
 
@@ -42,6 +44,11 @@ def disaggregate(sums: Sequence[Update]) -> list[Update]:
     part = np.zeros((len(sums), len(clients)))
     for row, total in enumerate(sums):
         part[row, [place[client] for client in total.participants]] = 1.0
+    rank = int(np.linalg.matrix_rank(part))
+    if rank < len(clients):
+        logger.warning(
+            "sums of %d rounds tell %d of %d clients apart: their estimates are mixtures", len(sums), rank, len(clients)
+        )
     solved = _Solved(sums, np.asarray(np.linalg.pinv(part), dtype=np.float64))
     return [
         Update(sums[-1].round, client, sums[0].kind, None, _Estimate(solved, row), sums[0].model)

@@ -47,7 +47,10 @@ def observation(
     rounds = "every round" if every == 1 else f"one round in {every}"
     of = f" of {' and '.join(arrays)}" if arrays is not None else ""
     if observe == "sum":
-        seen = f"the weighted sum of the selected clients' updates{of} in {rounds}, who took part, and the model sent"
+        seen = (
+            f"the weighted sum of the selected clients' updates{of} in {rounds}, who took part, and the model sent "
+            "(single updates are estimated from the sums)"
+        )
     elif clients is None:
         seen = f"every selected client's own update{of} in {rounds}, and the model each was sent"
     else:

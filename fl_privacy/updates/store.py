@@ -183,7 +183,8 @@ class UpdateStore:
         try:
             header: Any = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise StoreError(f"{self.path} is not a store of updates: it has no {HEADER}") from None
+            there = f"it has no {HEADER}" if self.path.exists() else "there is no such folder"
+            raise StoreError(f"{self.path} is not a store of updates: {there}") from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{self.path / HEADER} cannot be read: {error}") from error
         written = header.get("format") if isinstance(header, dict) else None
@@ -203,10 +204,8 @@ class UpdateStore:
             read = (state.st_ino, state.st_size, state.st_mtime_ns)
             if self._index[0] != read:
                 # A line without its end is one that a killed process was writing.
-                entries = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-                for number, entry in enumerate(entries, 1):
-                    if not isinstance(entry, dict) or not {"round", "shard", "bytes", "told", "records"} <= set(entry):
-                        raise StoreError(f"{path} cannot be read: line {number} is not a round of a store")
+                lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+                entries = [_entry(path, number, line) for number, line in enumerate(lines, 1)]
                 self._index = read, entries
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
@@ -232,6 +231,11 @@ class UpdateStore:
         """How updates are stored."""
         dtype: Literal["float32", "bfloat16"] = self._header["dtype"]
         return dtype
+
+    @property
+    def keeps_sent(self) -> bool:
+        """Whether the models that clients were sent are stored too."""
+        return bool(self._header["keeps_sent"])
 
     @property
     def observe(self) -> Observe:
@@ -404,6 +408,17 @@ class UpdateStore:
         held = {"/".join(name.split("/", 2)[:2]) + "/" for name in names}
         lacking = [prefix for prefix in prefixes if prefix not in held]
         return f"{name} lacks {lacking[0]}: it is not the shard that was written" if lacking else ""
+
+
+def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
+    """Read a line of the index."""
+    try:
+        entry: Any = json.loads(line)
+    except ValueError:
+        entry = None
+    if not isinstance(entry, dict) or not {"round", "shard", "bytes", "told", "records"} <= set(entry):
+        raise StoreError(f"{path} cannot be read: line {number} is not a round of a store")
+    return entry
 
 
 def _messages(record: Mapping[str, Any]) -> list[tuple[int, int]]:

@@ -140,7 +140,10 @@ NESTINGS = {
     ),
     "under Reproducible": (lambda c: Reproducible(c(flower.FedAvg(**EVERY))), ""),
     "around Reproducible": (lambda c: c(Reproducible(clipped(flower.FedAvg(**EVERY)))), "before Differential"),
-    "outside a client-side wrapper": (lambda c: c(ClientClipping(flower.FedAvg(**EVERY), 0.0, 0.5, CLIENTS)), ""),
+    "outside a client-side wrapper": (
+        lambda c: c(ClientClipping(flower.FedAvg(**EVERY), 0.0, 0.5, CLIENTS)),
+        "clipped by clients who follow DifferentialPrivacyClientSideFixedClipping",
+    ),
 }
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from fl_privacy.attacks.attribute import InputReconstruction, RawLinear
 from fl_privacy.attacks.evaluate import evaluate
+from fl_privacy.errors import UserError
 from fl_privacy.updates import Labels, ThreatModel, Update, UpdateStore, disaggregate
 from fl_privacy.updates.store import Reply
 
@@ -112,6 +113,9 @@ def test_a_store_of_sums_is_attacked_by_its_estimates(tmp_path, attack):
     shadow = store("shadow", 1, "each")
     assert auc(store("each", 2, "each")) > 0.95
     assert auc(store("half", 2, "sum")) > 0.95
-    blurred = disaggregate(store("all", 2, "sum", everybody=True).updates())
+    everybody = store("all", 2, "sum", everybody=True)
+    with pytest.raises(UserError, match="the same 20 clients took part in each of 60 rounds"):
+        auc(everybody)
+    blurred = disaggregate(everybody.updates())
     for update in blurred:
         np.testing.assert_allclose(update.arrays["fc.weight"], blurred[0].arrays["fc.weight"], atol=1e-3)
