@@ -64,6 +64,9 @@ def main() -> int:
     except UserError as error:
         print(f"deploy.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("deploy.py: stopped; nothing is left running", file=sys.stderr)
+        return 130
     print(f"report: {out / 'report.html'}")
     return 0
 

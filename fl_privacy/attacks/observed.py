@@ -99,7 +99,7 @@ def _estimates(store: UpdateStore) -> list[Update]:
     always = set.intersection(*(set(total.participants) for total in sums)) if sums else set()
     if len(always) > 1 and all(set(total.participants) == always for total in sums):
         raise UserError(
-            f"{store.path}: the same {len(always)} clients took part in each of {len(sums)} rounds: nothing in the sums "
+            f"{store.path}: the same {len(always)} clients took part in each of {len(sums)} rounds: nothing in sums "
             "over them tells one from another"
         )
     return disaggregate(sums)
