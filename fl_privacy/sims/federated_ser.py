@@ -217,6 +217,9 @@ class FederatedSER:
             },
             lambda done: self._progress(f"{name} federation", done, rounds * a_round),
         )
+        self._progress(
+            f"{name} federation", rounds * a_round, rounds * a_round
+        )  # a resumed one counts from where it was
         remove(data)
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
