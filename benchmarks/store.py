@@ -19,10 +19,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks._processes import anonymous_bytes
 from benchmarks._result import Result, Row
 
 GIB = 2**30
-_CLIENTS, _A_ROUND, _INPUTS, _EXAMPLES, _BLOCK = 40, 10, 988, 23, 40
+_CLIENTS, _A_ROUND, _BLOCK = 40, 10, 40
 
 
 def run(full: bool) -> Result:
@@ -102,22 +103,16 @@ def _federate(place: Path, rounds: int, algorithm: str = "fedsgd", alternating: 
 
     A block's time runs until its updates are on disk.
     """
-    import numpy as np
     from flwr.app import ArrayRecord, Context
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import FedAvg, Strategy
 
+    from benchmarks._ser_federation import INPUTS, write_data
     from fl_privacy import CaptureUpdates, FedSGD, UpdateStore, run_simulation
     from fl_privacy.models.ser import SERNet
-    from fl_privacy.training import ClientData, write_federation
     from fl_privacy.updates import Labels
 
-    rng = np.random.default_rng(0)
-    clients = []
-    for _ in range(_CLIENTS):
-        x, y = rng.standard_normal((_EXAMPLES, _INPUTS), np.float32), rng.integers(0, 4, _EXAMPLES)
-        clients.append(ClientData(x, y, x[:0], y[:0]))
-    write_federation(place / "data", clients, list("abcd"), clients[0].train_features[:0], clients[0].train_labels[:0])
+    write_data(place / "data", _CLIENTS)
     for side in ("private", "own"):
         people = {str(i): {"speaker": f"{side}-{i}", "gender": "fm"[i % 2]} for i in range(_CLIENTS)}
         Labels(people).write(place / f"{side}.csv")
@@ -153,7 +148,7 @@ def _federate(place: Path, rounds: int, algorithm: str = "fedsgd", alternating: 
         sampling = {"fraction_train": 1e-9, "min_train_nodes": _A_ROUND, "fraction_evaluate": 0.0}
         plain: Strategy = FedSGD(**sampling) if algorithm == "fedsgd" else FedAvg(**sampling)  # type: ignore[arg-type]
         strategy = Alternating(plain, UpdateStore(place / "updates"))
-        strategy.start(grid, ArrayRecord(SERNet(_INPUTS).state_dict()), num_rounds=rounds)
+        strategy.start(grid, ArrayRecord(SERNet(INPUTS).state_dict()), num_rounds=rounds)
 
     settings = {
         "data": str(place / "data"),
@@ -208,9 +203,7 @@ class _Peak:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.01):
-            with open("/proc/self/status") as file:
-                line = next(line for line in file if line.startswith("RssAnon"))
-            self.bytes = max(self.bytes, int(line.split()[1]) * 1024)
+            self.bytes = max(self.bytes, anonymous_bytes([os.getpid()]))
 
 
 if __name__ == "__main__":

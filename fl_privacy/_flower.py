@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, Metadata, MetricRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
 from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
@@ -159,6 +160,11 @@ def faults() -> list[str]:
         copy = make_message(copy_metadata(message.metadata), RecordDict())
         if (copy.metadata.message_id, copy.metadata.dst_node_id) != ("message-1", 3):
             found.append("a message's metadata cannot be copied")
+        arrays = ArrayRecord({"a": Array(np.arange(3.0))})
+        records = RecordDict({"arrays": arrays, "config": ConfigRecord({"n": [1, 2]}), "m": MetricRecord({"x": 1.5})})
+        for how, again in (("copied", copy_records(records)), ("written", load_records(dump_records(records)))):
+            if list(again) != list(records) or any(again[key] != records[key] for key in records):
+                found.append(f"records cannot be {how}")
     except Exception as error:  # whatever a changed Flower raises
         found.append(f"{type(error).__name__}: {error}")
     return found

@@ -19,17 +19,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.errors import UserError
 from fl_privacy.updates._files import FORMAT, HEADER, INDEX, StoreError
+from fl_privacy.updates._reading import LazyArrays, as_sent, damage, messages_of, read_index
 from fl_privacy.updates._shard import Shard
 from fl_privacy.updates._writer import Arrays, Reply, Settings, Writer
 from fl_privacy.updates.record import NamedBy, Observe, ThreatModel, Update
@@ -108,7 +107,7 @@ class UpdateStore:
             keep_sent,
         )
         self._writer: Writer | None = None
-        self._index: tuple[tuple[int, ...], list[dict[str, Any]]] = ((), [])
+        self._parsed: dict[str, tuple[tuple[int, ...], Any]] = {}
 
     def __repr__(self) -> str:
         return f"UpdateStore({str(self.path)!r})"
@@ -181,7 +180,7 @@ class UpdateStore:
         if (self.path / INDEX).exists() and not (self.path / HEADER).exists():
             raise StoreError(f"{self.path} holds no captured round yet")
         try:
-            header: Any = json.loads((self.path / HEADER).read_text(encoding="utf-8"))
+            header = self._once(HEADER, lambda path: json.loads(path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             there = f"it has no {HEADER}" if self.path.exists() else "there is no such folder"
             raise StoreError(f"{self.path} is not a store of updates: {there}") from None
@@ -198,18 +197,21 @@ class UpdateStore:
     @property
     def _rounds(self) -> list[dict[str, Any]]:
         _ = self._header
-        path = self.path / INDEX
         try:
-            state = path.stat()
-            read = (state.st_ino, state.st_size, state.st_mtime_ns)
-            if self._index[0] != read:
-                # A line without its end is one that a killed process was writing.
-                lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-                entries = [_entry(path, number, line) for number, line in enumerate(lines, 1)]
-                self._index = read, entries
+            entries: list[dict[str, Any]] = self._once(INDEX, read_index)
         except (OSError, ValueError) as error:
-            raise StoreError(f"{path} cannot be read: {error}") from error
-        return self._index[1]
+            raise StoreError(f"{self.path / INDEX} cannot be read: {error}") from error
+        return entries
+
+    def _once(self, name: str, parse: Callable[[Path], Any]) -> Any:
+        """Return what a file of the store holds, parsed again only when it has changed."""
+        path = self.path / name
+        state = path.stat()
+        version = (state.st_ino, state.st_size, state.st_mtime_ns)
+        held = self._parsed.get(name)
+        if held is None or held[0] != version:
+            held = self._parsed[name] = version, parse(path)
+        return held[1]
 
     @property
     def threat_model(self) -> ThreatModel:
@@ -280,7 +282,11 @@ class UpdateStore:
         Shards that no index line names are left of a killed process, and harmless; they are not mentioned.
         """
         shards = ((entry, Shard(self.path / entry["shard"])) for entry in self._rounds)
-        return [f"round {entry['round']}: {wrong}" for entry, shard in shards if (wrong := self._damage(entry, shard))]
+        return [
+            f"round {entry['round']}: {wrong}"
+            for entry, shard in shards
+            if (wrong := damage(entry, shard, self.keeps_sent))
+        ]
 
     def digest(self) -> str:
         """Return the SHA-256 of all that the store holds: equal for equal captures.
@@ -311,12 +317,12 @@ class UpdateStore:
         found = []
         for entry in self._rounds:
             shard = Shard(self.path / entry["shard"])
-            if wrong := self._damage(entry, shard):
+            if wrong := damage(entry, shard, self.keeps_sent):
                 logger.warning("round %d is left out: %s", entry["round"], wrong)
                 continue
             for number, record in enumerate(entry["records"]):
                 if "failure" not in record:
-                    arrays = _LazyArrays(shard, f"update/{number}/", names)
+                    arrays = LazyArrays(shard, f"update/{number}/", names)
                     found.append(
                         Update(
                             entry["round"],
@@ -344,7 +350,7 @@ class UpdateStore:
         for entry in self._rounds:
             for record in entry["records"]:
                 if entry["round"] == server_round and client in (record["client"], *record.get("participants", ())):
-                    sent = {number for number, _ in _messages(record)}
+                    sent = {number for number, _ in messages_of(record)}
                     if len(sent) > 1:
                         raise StoreError(
                             f"{self.path}: in round {server_round} clients were sent {len(sent)} different models, and "
@@ -369,93 +375,19 @@ class UpdateStore:
         entry = next((entry for entry in self._rounds if entry["round"] == server_round), None)
         if entry is None:
             raise StoreError(f"{self.path} does not hold round {server_round}")
-        pairs = sorted({pair for record in entry["records"] for pair in _messages(record)})
+        pairs = sorted({pair for record in entry["records"] for pair in messages_of(record)})
         if any(told >= len(entry["told"]) for _, told in pairs):
             raise StoreError(f"{self.path} was captured without what clients were told beside the model")
         return [SentMessage(self._model(entry, sent), Told.from_json(entry["told"][told])) for sent, told in pairs]
 
     def _model(self, entry: Mapping[str, Any], number: int) -> dict[str, NDArray[Any]]:
         shard, prefix = Shard(self.path / entry["shard"]), f"sent/{number}/"
-        if wrong := self._damage(entry, shard):
+        if wrong := damage(entry, shard, self.keeps_sent):
             raise StoreError(f"{self.path}, round {entry['round']}: {wrong}")
         held = shard.names
         # In the model's order, which a shard does not keep.
         return {
-            array["name"]: _as_sent(shard.raw(prefix + array["name"]), np.dtype(array["dtype"]))
+            array["name"]: as_sent(shard.raw(prefix + array["name"]), np.dtype(array["dtype"]))
             for array in self._header["model"]
             if prefix + array["name"] in held
         }
-
-    def _damage(self, entry: Mapping[str, Any], shard: Shard) -> str:
-        """Say what of a shard's size and structure shows that it is not what was written; empty where nothing does."""
-        name = shard.path.name
-        try:
-            size = shard.path.stat().st_size
-        except OSError as error:
-            return f"{name} cannot be read: {error.strerror or error}"
-        if size != entry["bytes"]:
-            return f"{name} has {size:,} bytes of {entry['bytes']:,}: it is damaged"
-        try:
-            names, written_for = shard.names, shard.server_round
-        except UserError as error:
-            return f"{name} cannot be read: {error.__cause__}"
-        if written_for != entry["round"]:
-            return f"{name} was written for round {written_for}: it is not the shard that was written here"
-        prefixes = [f"update/{n}/" for n, record in enumerate(entry["records"]) if "failure" not in record]
-        if self._header["keeps_sent"]:
-            usable = [record for record in entry["records"] if "failure" not in record]
-            prefixes += [f"sent/{sent}/" for record in usable for sent, _ in _messages(record)]
-        held = {"/".join(name.split("/", 2)[:2]) + "/" for name in names}
-        lacking = [prefix for prefix in prefixes if prefix not in held]
-        return f"{name} lacks {lacking[0]}: it is not the shard that was written" if lacking else ""
-
-
-def _entry(path: Path, number: int, line: str) -> dict[str, Any]:
-    """Read a line of the index."""
-    try:
-        entry: Any = json.loads(line)
-    except ValueError:
-        entry = None
-    if not isinstance(entry, dict) or not {"round", "shard", "bytes", "told", "records"} <= set(entry):
-        raise StoreError(f"{path} cannot be read: line {number} is not a round of a store")
-    return entry
-
-
-def _messages(record: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Return which messages a record is about: (number of the model, number of what was told), several for a sum."""
-    pairs = record.get("messages") or [(record["sent"], record["told"])]
-    return [(int(sent), int(told)) for sent, told in pairs]
-
-
-def _as_sent(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Put an array back into the type that it was sent in, where a shard holds another in its place."""
-    # A strategy may send an array in another type than it did at first: then what the shard holds is right.
-    widened = dtype.kind == "u" and array.dtype == np.int64
-    return array.astype(dtype, copy=False) if widened or array.dtype == dtype.newbyteorder("=") else array
-
-
-class _LazyArrays(Mapping[str, NDArray[np.float32]]):
-    """The arrays of one update, read when asked for and not kept."""
-
-    def __init__(self, shard: Shard, prefix: str, names: tuple[str, ...]) -> None:
-        self._shard, self._prefix, self._model = shard, prefix, names
-
-    @cached_property
-    def _names(self) -> tuple[str, ...]:
-        # A client may have sent a part of the model only.
-        held = self._shard.names
-        return tuple(name for name in self._model if self._prefix + name in held)
-
-    def __getitem__(self, name: str) -> NDArray[np.float32]:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._shard[self._prefix + name]
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)

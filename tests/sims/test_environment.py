@@ -128,7 +128,14 @@ def test_python_out_of_range() -> None:
     ("torch", "torchaudio", "gpu", "faults", "state", "todo"),
     [
         ("2.11.0", "2.11.0", Gpu("", "13.0"), {}, None, ""),
-        ("2.11.0+cpu", "2.11.0", Gpu(), {"torchaudio": "OSError: libcudart.so"}, "problem", "whl/cpu"),
+        (
+            "2.11.0+cpu",
+            "2.11.0",
+            Gpu(),
+            {"torchaudio": "OSError: libcudart.so"},
+            "problem",
+            "from one package index: pip install torch==2.11.0",
+        ),
         ("2.11.0", "2.10.0", Gpu("", "13.0"), {"torchaudio": "ImportError"}, "problem", "torchaudio==2.11.0"),
         ("2.11.0", "2.9.1", Gpu("", "13.0"), {}, "note", "torchaudio==2.11.0"),
         ("2.11.0", "2.11.0", None, {"torch": "OSError", "torchaudio": "OSError"}, None, ""),  # torch's own row says it
@@ -149,6 +156,9 @@ def test_flower_of_another_release_and_flower_without_its_inner_parts(monkeypatc
     class Renamed:
         _task_id = _run_id = _node_id = None
 
+    with monkeypatch.context() as patch:
+        patch.setattr(_flower, "make_record", lambda kind, items: kind())  # as where records keep their items elsewhere
+        assert _flower.faults() == ["records cannot be copied"]
     monkeypatch.setattr(_flower, "TaskIdentity", Renamed)
     broken = _flower.faults()
     assert broken

@@ -144,8 +144,7 @@ def check_torch_pair(
         return []
     name, both = "torch + torchaudio", f"torch {torch}, torchaudio {torchaudio}"
     release = pair[0].public
-    index = " --index-url https://download.pytorch.org/whl/cpu" if gpu is not None and not gpu.cuda else ""
-    todo = f"pip install torch=={release} torchaudio=={release}{index}"
+    todo = f"both from one package index: pip install torch=={release} torchaudio=={release}"
     if faults.get("torchaudio") and not faults.get("torch"):
         build = "built for the CPU" if gpu is not None and not gpu.cuda else "built for CUDA"
         found = f"{both} ({build}): torchaudio cannot be imported beside this torch"
