@@ -84,8 +84,17 @@ class Private(CorpusChoice):
     """Whose privacy is at stake, and what the attacker wants to know of them."""
 
     attribute: str = "gender"
+    """Any label of the corpus, or ``"speaker"``: which of the candidates, of whom the attacker has other recordings."""
     positive: str | None = None
-    """The attribute's value that high scores mean; by default the last in alphabetical order."""
+    """Of two values, the one that high scores mean; by default the last in alphabetical order."""
+    numeric: bool = False
+    """Whether the attribute is a number (age in years), told by regression."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Private:
+        if self.numeric and (self.positive is not None or self.attribute == "speaker"):
+            raise ValueError("numeric = true is for an attribute that is a number: without positive, and not a speaker")
+        return self
 
 
 class Features(_Section):
@@ -154,6 +163,10 @@ class Shadow(_Section):
     """How many, each with its own initialisation and partition."""
     rounds: int | None = Field(default=None, ge=1)
     """Default: as many as the victim's."""
+    initialisation: Literal["own", "victim"] = "own"
+    """What shadow federations start from: models of their own, or the victim's, which the server knows."""
+    matched_every: int = Field(default=1, ge=1)
+    """Of how many captured rounds one is replayed on the attacker's clients, for attacks with shadows = "matched"."""
 
 
 class DefenseChoice(_Named):
@@ -164,6 +177,10 @@ class AttackChoice(_Named):
     """An attack and its settings."""
 
     label: str | None = None
+    shadows: Literal["federation", "matched"] = "federation"
+    """What it learns from: federations of the attacker's own, or its own clients' updates from the victims' models."""
+    permutations: int | None = Field(default=None, ge=0, le=100_000)
+    """Default: those of the audit; none where the attack says that it is costly."""
 
 
 class AuditSettings(_Section):
@@ -171,6 +188,12 @@ class AuditSettings(_Section):
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     permutations: int = Field(default=200, ge=1, le=100_000)
+    link_shards: bool = True
+    """Whether the attacker knows which clients are one speaker's; else evidence is added up per client alone."""
+    leaked_updates: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 10)
+    """Numbers of leaked updates of a client (or speaker, where linked) to make claims of, beside all of them."""
+    windows: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] | None = None
+    """Spans of rounds (first, last) to make claims of; default: the first and the last fifth."""
 
 
 class SimulationFile(_Section):
@@ -190,8 +213,16 @@ class SimulationFile(_Section):
 
     @model_validator(mode="after")
     def _attacker_owns_others(self) -> SimulationFile:
+        same = [corpus.identity == self.private.identity for corpus in self.auxiliary]
+        if self.private.attribute == "speaker":
+            if same != [True]:
+                raise ValueError(
+                    "auxiliary: for the attribute 'speaker' it is the private corpus alone, of which the attacker owns "
+                    "one half of each speaker's recordings"
+                )
+            return self
         for number, corpus in enumerate(self.auxiliary):
-            if corpus.identity == self.private.identity:
+            if same[number]:
                 raise ValueError(
                     f"auxiliary.{number}.corpus: {corpus.corpus!r} is the private corpus itself; "
                     "the attacker owns other speakers"

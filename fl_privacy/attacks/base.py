@@ -3,24 +3,59 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy._registry import find_object, make
+from fl_privacy.attacks.heads import make_head
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update, describe_layers, resolve_layers
 
 BUILT_IN: dict[str, str] = {
+    "gaussian-lr": "fl_privacy.attacks.attribute.gaussian:GaussianLikelihoodRatio",
+    "layer-statistics": "fl_privacy.attacks.attribute.layer_statistics:LayerStatistics",
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
     "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
 }
 
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
+
+Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+Gradient = Callable[[Mapping[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]], dict[str, NDArray[np.float32]]]
+"""Gradient of the mean loss of examples (features, the task's labels) at a model, by array name; dropout off."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled utterances that the attacker owns, in the space that the victims' clients train in.
+
+    Attributes
+    ----------
+    features : ndarray, (n, d), float32
+        Normalised as the clients' are.
+    labels : ndarray, (n,), int64
+        The task's class of each.
+    speakers : tuple of str
+        Whose each is.
+    attribute : ndarray, (n,)
+        Class number of the attribute (int64), or its value (float64) where it is a number.
+    """
+
+    features: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    speakers: tuple[str, ...]
+    attribute: NDArray[Any]
+
+    def where(self, rows: NDArray[np.bool_]) -> Examples:
+        """Return some of the examples."""
+        speakers = tuple(s for s, kept in zip(self.speakers, rows, strict=True) if kept)
+        return Examples(self.features[rows], self.labels[rows], speakers, self.attribute[rows])
 
 
 @dataclass(frozen=True)
@@ -32,33 +67,55 @@ class Auxiliary:
     speakers : tuple of str
         The (known) speaker of each row that `fit` is given: rows of one speaker are not independent.
     classes : tuple
-        The two values of the attribute; the second is the one that high scores mean.
+        The values of the attribute; labels count into them. Of two, the second is the one that high scores mean. Empty
+        where the attribute is a number.
+    examples : Examples, optional
+        The attacker's own utterances, for attacks that need ``"examples"``.
+    gradient : callable, optional
+        The architecture, as its gradient: for attacks that need ``"gradient"``.
     extras : Mapping
         Anything further that an attack may need and a user supplies.
     """
 
     speakers: tuple[str, ...]
-    classes: tuple[Any, Any]
+    classes: tuple[Any, ...]
+    examples: Examples | None = None
+    gradient: Gradient | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
+
+    def where(self, rows: NDArray[np.bool_]) -> Auxiliary:
+        """Return what is left without the speakers of the other rows, who are then strangers."""
+        speakers = tuple(s for s, kept in zip(self.speakers, rows, strict=True) if kept)
+        left = set(self.speakers) - set(speakers)
+        examples = self.examples
+        if examples is not None:
+            examples = examples.where(np.array([s not in left for s in examples.speakers], dtype=np.bool_))
+        return replace(self, speakers=speakers, examples=examples)
 
 
 @runtime_checkable
 class Attack(Protocol):
     """An attack in the manner of scikit-learn.
 
-    The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply
-    (``"updates"``); what it cannot supply, it refuses before anything runs.
+    The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply, of
+    `SUPPLIES`; what it cannot supply, it refuses before anything runs. For an attribute that is a number, an attack
+    also has ``predict(updates) -> (n,)``. Where an attack has ``costly = True``, labels are not permuted unless that is
+    asked for, and evidence is calibrated on two folds of speakers instead of ten.
     """
 
     needs: frozenset[str]
 
-    def fit(self, updates: Sequence[Update], labels: NDArray[np.int64], auxiliary: Auxiliary) -> Self:
-        """Learn from updates whose owners are known; `labels` are 0 or 1, one a row."""
+    def fit(self, updates: Sequence[Update], labels: NDArray[Any], auxiliary: Auxiliary) -> Self:
+        """Learn from updates whose owners are known; `labels` are class numbers from 0 (or numbers), one a row."""
         ...
 
     def decision_function(self, updates: Sequence[Update]) -> NDArray[np.float64]:
-        """Score updates, one number a row: above 0 means class 1."""
+        """Score updates: (n,) for two classes, above 0 means class 1; (n, k) for more, higher is likelier."""
         ...
+
+
+SUPPLIES = frozenset({"updates", "sent", "examples", "gradient"})
+"""What an attack may need: updates, the models that clients were sent, the attacker's own examples, the architecture."""
 
 
 class OneClassError(UserError):
@@ -70,60 +127,90 @@ class LinearAttack:
 
     The representation does not look at labels. So it is computed once, and a permutation control repeats the classifier
     alone. A row that is not a number says that the update holds nothing for this attack: nothing is learnt from it, and
-    its score is 0, no evidence for either class.
+    its score is 0, no evidence for any class.
 
     Parameters
     ----------
     C : float
-        Inverse strength of the classifier's L2 penalty (logistic regression, classes weighted equally, standardised
-        representation).
+        Inverse strength of the classifier's L2 penalty, on a standardised representation.
+    classifier : {"ridge", "lda", "logistic"}
+        Ridge regression of class indicators, linear discriminant analysis with Ledoit and Wolf's shrinkage, or logistic
+        regression with classes weighted equally. For two classes the first two differ in their penalty alone.
     """
 
     needs = frozenset({"updates"})
 
-    def __init__(self, C: float = 1e-2) -> None:
-        if not C > 0:
-            raise UserError(f"{type(self).__name__}: C must be positive, not {C}")
+    def __init__(self, C: float = 1e-2, classifier: str = "ridge") -> None:
+        try:
+            make_head(classifier, C)
+        except UserError as error:
+            raise UserError(f"{type(self).__name__}: {error}") from None
         self.C = C
+        self.classifier = classifier
 
-    def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
-        """Learn the representation's constants from the attacker's own updates, and represent them."""
+    def fit_transform(self, updates: Sequence[Update], auxiliary: Auxiliary) -> NDArray[np.float64]:
+        """Learn the representation's constants from what the attacker owns, and represent its own updates."""
         raise NotImplementedError
 
     def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent updates, shape (n, d)."""
         raise NotImplementedError
 
-    def fit(self, updates: Sequence[Update], labels: NDArray[np.int64], auxiliary: Auxiliary) -> Self:
+    def fit(self, updates: Sequence[Update], labels: NDArray[Any], auxiliary: Auxiliary) -> Self:
         """Learn from updates whose owners are known."""
-        return self.fit_represented(self.fit_transform(updates), labels, auxiliary)
-
-    def fit_represented(
-        self, represented: NDArray[np.float64], labels: NDArray[np.int64], auxiliary: Auxiliary
-    ) -> Self:
-        """Learn the classifier on what `fit_transform` gave."""
-        from sklearn.linear_model import LogisticRegression
-
-        held = ~np.isnan(represented).any(axis=1)
-        if len(set(labels[held])) < 2:
-            raise OneClassError(
-                f"{type(self).__name__}: the attacker's own updates that it can read are of one class only"
-            )
-        classifier = LogisticRegression(C=self.C, class_weight="balanced", max_iter=2000)
-        self.classifier_ = classifier.fit(represented[held], labels[held])
+        self.model_ = self.learn(self.fit_transform(updates, auxiliary), labels[None], auxiliary)
         return self
 
     def decision_function(self, updates: Sequence[Update]) -> NDArray[np.float64]:
-        """Score updates: log-odds of class 1."""
-        return self.score_represented(self.transform(updates))
+        """Score updates: (n,) for two classes, above 0 means class 1; (n, k) for more."""
+        found: NDArray[np.float64] = self.model_(self.transform(updates))[0]
+        return found
 
-    def score_represented(self, represented: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Score what `transform` gave."""
+    predict = decision_function
+
+    def learn(
+        self, represented: NDArray[np.float64], labels: NDArray[Any], auxiliary: Auxiliary, *, strict: bool = True
+    ) -> Scorer:
+        """Learn the classifier on what `fit_transform` gave, for each of several columns of labels.
+
+        Parameters
+        ----------
+        represented : ndarray, (n, d)
+        labels : ndarray, (p, n)
+        auxiliary : Auxiliary
+            For its classes.
+        strict : bool
+            Whether to refuse a column in which the rows that say something are of one class; else its scores are 0.
+
+        Returns
+        -------
+        callable
+            Takes what `transform` gave, (m, d), and returns scores, (p, m) or (p, m, k).
+
+        Raises
+        ------
+        OneClassError
+            See `strict`.
+        """
         held = ~np.isnan(represented).any(axis=1)
-        scores = np.zeros(len(represented))
-        if held.any():
-            scores[held] = self.classifier_.decision_function(represented[held])
-        return scores
+        classes = len(auxiliary.classes)
+        usable = (labels[:, held] != labels[:, held][:, :1]).any(axis=1) if held.any() else np.zeros(len(labels), bool)
+        if strict and not usable.all():
+            raise OneClassError(
+                f"{type(self).__name__}: the attacker's own updates that it can read are of one class only"
+            )
+        head = make_head(self.classifier, self.C)
+        fitted = head.fit(represented[held], labels[usable][:, held], classes) if usable.any() else None
+
+        def score(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+            said = ~np.isnan(rows).any(axis=1)
+            shape = (len(labels), len(rows)) if classes <= 2 else (len(labels), len(rows), classes)
+            scores = np.zeros(shape)
+            if fitted is not None and said.any():
+                scores[np.ix_(usable, said)] = fitted.scores(rows[said])
+            return scores
+
+        return score
 
 
 class LayerAttack(LinearAttack):
@@ -133,12 +220,12 @@ class LayerAttack(LinearAttack):
     ----------
     layers : sequence of str
         ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
-    C : float
+    C, classifier
         See `LinearAttack`.
     """
 
-    def __init__(self, layers: str | Sequence[str], C: float) -> None:
-        super().__init__(C)
+    def __init__(self, layers: str | Sequence[str], C: float, classifier: str = "ridge") -> None:
+        super().__init__(C, classifier)
         if not layers:
             raise UserError(f"{type(self).__name__}: name at least one layer (first, second, last, all, or a name)")
         self.layers = layers
@@ -219,11 +306,11 @@ def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attac
     ----------
     settings : sequence of mappings
         Each with ``name`` (a built-in's, or ``package.module:Class``), optionally ``label`` (to report it under
-        another name), and the keyword arguments of its class.
+        another name), and the keyword arguments of its class. ``shadows`` and ``permutations`` are the harness's.
     """
     made = []
     for entry in settings:
-        entry = dict(entry)
+        entry = {key: value for key, value in entry.items() if key not in ("shadows", "permutations")}
         label = str(entry.pop("label", entry["name"]))
         if not _LABEL.fullmatch(label):
             raise UserError(f"attack label {label!r}: letters, digits and . _ : + - only, a letter or digit first")

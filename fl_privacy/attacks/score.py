@@ -1,4 +1,4 @@
-"""Run one attack: score the private updates, and again with permuted labels on the attacker's side."""
+"""Run one attack: score the private updates, calibrate, and score again with permuted labels on the attacker's side."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import Attack, Auxiliary, LinearAttack, OneClassError
+from fl_privacy.attacks.base import SUPPLIES, Attack, Auxiliary, LinearAttack, OneClassError
+from fl_privacy.attacks.calibration import Calibration, speaker_folds
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.audit.controls import speaker_permutations
 from fl_privacy.errors import UserError
 
-SUPPLIED = frozenset({"updates"})
-"""What the harness can give an attack."""
+_FOLDS, _FOLDS_IF_COSTLY = 10, 2
+_AT_A_TIME = 50
 
+Floats = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
 
@@ -28,50 +31,80 @@ class Scores:
 
     Attributes
     ----------
-    scores : ndarray, (n,)
-        One score an update.
-    permuted : ndarray, (k, n)
-        The same from k attacks, each trained on a different permuted speaker -> attribute map.
+    scores : ndarray, (n,) or (n, k)
+        What the attack gives an update; for an attribute that is a number, its prediction.
+    evidence : ndarray, (n,) or (n, k)
+        The same as log-likelihood ratios (of more than two classes: log-likelihoods), calibrated on held-out speakers
+        of the attacker's own; the plain scores where that could not be done.
+    correlation : float
+        How far the evidence of a speaker's updates is the same evidence, 0 to 1: `Audit` adds it up accordingly.
+    calibrated : str
+        How many speakers calibration rests on, or why there is none.
+    permuted : ndarray, (p, n) or (p, n, k)
+        Plain scores from p attacks, each trained on a different permuted speaker -> attribute map.
     """
 
-    scores: NDArray[np.float64]
-    permuted: NDArray[np.float64]
+    scores: Floats
+    evidence: Floats
+    correlation: float
+    calibrated: str
+    permuted: Floats
 
     def save(self, path: Path) -> None:
         """Write to an .npz file, whole or not at all."""
         temporary = path.with_name(f".{path.name}.part")
         with temporary.open("wb") as file:
-            np.savez(file, scores=self.scores, permuted=self.permuted)
+            np.savez(file, **vars(self))
         os.replace(temporary, path)
 
     @classmethod
     def load(cls, path: Path) -> Scores:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            return cls(arrays["scores"], arrays["permuted"])
+            return cls(
+                arrays["scores"],
+                arrays["evidence"],
+                float(arrays["correlation"]),
+                str(arrays["calibrated"]),
+                arrays["permuted"],
+            )
 
 
-def check_needs(name: str, attack: Attack) -> None:
-    """Refuse what is no attack, and an attack that needs what the harness cannot supply."""
+def check_needs(name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES) -> None:
+    """Refuse what is no attack, and an attack that needs what is not supplied.
+
+    Raises
+    ------
+    UserError
+    """
     if not isinstance(attack, Attack):
         raise UserError(f"{name!r} is no attack: it needs fit, decision_function and needs (fl_privacy.attacks.Attack)")
-    lacking = sorted(attack.needs - SUPPLIED)
+    unknown = sorted(attack.needs - SUPPLIES)
+    if unknown:
+        raise UserError(f"attack {name!r} needs {', '.join(unknown)}, which captured updates do not offer")
+    lacking = sorted(attack.needs - supplied)
     if lacking:
-        raise UserError(f"attack {name!r} needs {', '.join(lacking)}, which captured updates do not offer")
+        hints = {
+            "sent": "a store that keeps the models that clients were sent",
+            "examples": "the attacker's own examples (examples=...)",
+            "gradient": "the architecture (model=...)",
+            "updates": "updates",
+        }
+        raise UserError(f"attack {name!r} needs {' and '.join(hints[need] for need in lacking)}")
 
 
 def run_attack(
     attack: Attack,
     own: Observed,
     private: Observed,
-    labels: NDArray[np.int64],
+    labels: NDArray[Any],
     auxiliary: Auxiliary,
     *,
     permutations: int,
     seed: int,
     progress: Progress | None = None,
 ) -> Scores:
-    """Fit on the attacker's own updates, score the private ones; repeat for permuted labels.
+    """Fit on the attacker's own updates, score the private ones, calibrate; repeat for permuted labels.
 
     Parameters
     ----------
@@ -80,53 +113,145 @@ def run_attack(
     own, private : Observed
         Updates of both sides.
     labels : ndarray, (len(own.updates),)
-        0 or 1 for each of the attacker's updates.
+        Class number of each of the attacker's updates, or its number where `auxiliary` has no classes.
     auxiliary : Auxiliary
         What else the attacker owns.
     permutations : int
         How many permutations of the speaker -> attribute map of the attacker's side, each made once at the source; all
-        different, so there may be fewer where the attacker has few speakers.
+        different, so there may be fewer where the attacker has few speakers. 0 for none.
     seed : int
-        Of the permutations.
+        Of the permutations and folds.
     progress : callable, optional
         Told (fits done, fits in all).
     """
-    fit_and_score: Callable[[NDArray[np.int64]], NDArray[np.float64]]
+    runner = _Linear(attack, own, private, auxiliary) if _is_linear(attack) else _Any(attack, own, private, auxiliary)
+    folds = _FOLDS_IF_COSTLY if getattr(attack, "costly", False) else _FOLDS
+    maps = list(speaker_permutations(own.speakers, labels, permutations, seed)) if permutations else []
+    total, done = 1 + folds + len(maps), 0
+
+    def tell(steps: int) -> None:
+        nonlocal done
+        done += steps
+        if progress:
+            progress(min(done, total), total)
+
+    tell(0)
+    scores = _checked(attack, runner.theirs(labels[None]), private, auxiliary)[0]
+    tell(1)
+    evidence, correlation, said = scores, 1.0, "a number: predictions are averaged"
+    if auxiliary.classes:
+        evidence, correlation, said = _calibrated(runner, own, labels, scores, len(auxiliary.classes), folds, seed)
+    tell(folds)
+    permuted = []
+    for start in range(0, len(maps), _AT_A_TIME):
+        some = np.array(maps[start : start + _AT_A_TIME])
+        permuted.append(_checked(attack, runner.theirs(some, strict=False), private, auxiliary))
+        tell(len(some))
+    shape = (0, *scores.shape)
+    return Scores(scores, evidence, correlation, said, np.concatenate(permuted) if permuted else np.zeros(shape))
+
+
+def _calibrated(
+    runner: _Linear | _Any, own: Observed, labels: NDArray[np.int64], scores: Floats, classes: int, folds: int, seed: int
+) -> tuple[Floats, float, str]:
+    """Return evidence, how far that of one speaker is the same, and what it rests on."""
+    of = dict(zip(own.speakers, labels.tolist(), strict=True))
+    sizes = np.bincount(list(of.values()), minlength=classes)
+    if sizes.min() < 2:
+        return scores, 0.0, "not calibrated: a class has fewer than two of the attacker's speakers"
+    held_out = np.zeros((len(labels), *scores.shape[1:]))
+    said = np.zeros(len(labels), dtype=np.bool_)
+    for left in speaker_folds(own.speakers, labels, folds, seed):
+        try:
+            held_out[left], said[left] = runner.ours(labels, left)
+        except OneClassError:
+            return scores, 0.0, "not calibrated: without some of the attacker's speakers one class is left"
+    kept = [speaker for speaker, it in zip(own.speakers, said, strict=True) if it]
+    if np.bincount([of[s] for s in set(kept)], minlength=classes).min() < 2:
+        return scores, 0.0, "not calibrated: of a class, the attack can read fewer than two speakers"
+    calibration = Calibration.learn(held_out[said], labels[said], kept, classes)
+    evidence = calibration(scores)
+    # Where an update says nothing to the attack, its score is 0, and so is its evidence.
+    evidence[runner.silent] = 0.0
+    return evidence, calibration.correlation, f"on {calibration.n_speakers} held-out speakers"
+
+
+class _Linear:
+    """Represents the updates once; each set of labels is then a matter of the classifier alone."""
+
+    def __init__(self, attack: Attack, own: Observed, private: Observed, auxiliary: Auxiliary) -> None:
+        assert isinstance(attack, LinearAttack)
+        self._attack, self._auxiliary = copy.deepcopy(attack), auxiliary
+        self._own = self._attack.fit_transform(own.updates, auxiliary)
+        self._private = self._attack.transform(private.updates)
+        self.silent = np.isnan(self._private).any(axis=1)
+
+    def theirs(self, labels: NDArray[Any], strict: bool = True) -> Floats:
+        """Score the private updates, for each row of labels."""
+        return self._attack.learn(self._own, labels, self._auxiliary, strict=strict)(self._private)
+
+    def ours(self, labels: NDArray[Any], left: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Score the attacker's own updates that are left out of learning; say which of them say something."""
+        rows = self._own[left]
+        scorer = self._attack.learn(self._own[~left], labels[None, ~left], self._auxiliary)
+        return scorer(rows)[0], ~np.isnan(rows).any(axis=1)
+
+
+class _Any:
+    """Fits a copy of the attack for each set of labels."""
+
+    def __init__(self, attack: Attack, own: Observed, private: Observed, auxiliary: Auxiliary) -> None:
+        self._attack, self._own, self._private, self._auxiliary = attack, own, private, auxiliary
+        self.silent = np.zeros(len(private.updates), dtype=np.bool_)
+
+    def theirs(self, labels: NDArray[Any], strict: bool = True) -> Floats:
+        """Score the private updates, for each row of labels."""
+        classes = len(self._auxiliary.classes)
+        scores = []
+        for row in labels:
+            try:
+                fitted = copy.deepcopy(self._attack).fit(self._own.updates, row, self._auxiliary)
+                scores.append(self._score(fitted, self._private.updates))
+            except OneClassError:
+                if strict:
+                    raise
+                scores.append(np.zeros((len(self._private.updates), *([classes] if classes > 2 else []))))
+        return np.stack(scores)
+
+    def ours(self, labels: NDArray[Any], left: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Score the attacker's own updates that are left out of learning."""
+        kept = [update for update, out in zip(self._own.updates, left, strict=True) if not out]
+        fitted = copy.deepcopy(self._attack).fit(kept, labels[~left], self._auxiliary.where(~left))
+        scores = self._score(fitted, [u for u, out in zip(self._own.updates, left, strict=True) if out])
+        return scores, np.ones(len(scores), dtype=np.bool_)
+
+    def _score(self, fitted: Attack, updates: Any) -> Floats:
+        score = fitted.decision_function
+        if not self._auxiliary.classes:
+            found = getattr(fitted, "predict", None)
+            if found is None:
+                raise UserError(f"{type(fitted).__name__} has no predict: it cannot tell a number")
+            score = found
+        return np.asarray(score(updates), dtype=np.float64)
+
+
+def _is_linear(attack: Attack) -> bool:
     # A subclass with a fit or decision function of its own is used as it is written.
     kind = type(attack)
-    if (
+    return (
         isinstance(attack, LinearAttack)
         and kind.fit is LinearAttack.fit
         and kind.decision_function is LinearAttack.decision_function
-    ):
-        linear = copy.deepcopy(attack)
-        mine = linear.fit_transform(own.updates)
-        theirs = linear.transform(private.updates)
+    )
 
-        def fit_and_score(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-            return linear.fit_represented(mine, labels, auxiliary).score_represented(theirs)
-    else:
 
-        def fit_and_score(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-            fitted = copy.deepcopy(attack).fit(own.updates, labels, auxiliary)
-            return np.asarray(fitted.decision_function(private.updates), dtype=np.float64)
-
-    def checked(labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        scores = fit_and_score(labels)
-        if scores.shape != (len(private.updates),) or not np.isfinite(scores).all():
-            raise UserError(
-                f"{type(attack).__name__}.decision_function gave shape {scores.shape} "
-                f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
-            )
-        return scores
-
-    scores = checked(labels)
-    permuted = []
-    for number, shuffled in enumerate(speaker_permutations(own.speakers, labels, permutations, seed)):
-        try:
-            permuted.append(checked(shuffled))
-        except OneClassError:  # of the speakers that the attack can read, all drew one class: it has learnt nothing
-            permuted.append(np.zeros(len(private.updates)))
-        if progress:
-            progress(number + 1, permutations)
-    return Scores(scores, np.array(permuted))
+def _checked(attack: Attack, scores: Floats, private: Observed, auxiliary: Auxiliary) -> Floats:
+    classes = len(auxiliary.classes)
+    expected = (len(private.updates),) if classes <= 2 else (len(private.updates), classes)
+    if scores.shape[1:] != expected or not np.isfinite(scores).all():
+        raise UserError(
+            f"{type(attack).__name__}.decision_function gave shape {scores.shape[1:]} "
+            f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
+            + (f" and class ({classes})" if classes > 2 else "")
+        )
+    return scores

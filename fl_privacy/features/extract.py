@@ -56,6 +56,11 @@ class FeatureTable:
         """The speaker of each row."""
         return [utterance.speaker for utterance in self.corpus]
 
+    def where(self, rows: NDArray[np.bool_]) -> FeatureTable:
+        """Return some of the utterances."""
+        kept = {utterance.id for utterance, row in zip(self.corpus, rows, strict=True) if row}
+        return FeatureTable(self.corpus.select(lambda u: u.id in kept, "in the other half"), self.values[rows])
+
 
 def extract(
     corpus: Corpus, name: str = "functionals", *, processes: int | None = None, progress: Progress | None = None

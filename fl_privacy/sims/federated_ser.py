@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -13,25 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from fl_privacy.attacks.base import make_attacks
-from fl_privacy.attacks.evaluate import Question, assess
+from fl_privacy.attacks.architecture import gradient_of
+from fl_privacy.attacks.base import SUPPLIES, Gradient, make_attacks
+from fl_privacy.attacks.evaluate import assess
 from fl_privacy.attacks.files import save
 from fl_privacy.attacks.observed import Observed
+from fl_privacy.attacks.question import SPEAKER, Question
+from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
-from fl_privacy.config import CorpusChoice, SimulationFile
-from fl_privacy.corpora import Corpus
+from fl_privacy.config import SimulationFile
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
-from fl_privacy.features import FeatureTable, extract
 from fl_privacy.report import write_report
-from fl_privacy.sims.engines import ENGINES, Engine, local
-from fl_privacy.sims.partition import Partition, corpus_names, partition, task_corpus
+from fl_privacy.sims.engines import CLIENT_APP, ENGINES, Engine, local
+from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.ser_data import Voices
+from fl_privacy.sims.shadow import shadow_updates
 from fl_privacy.sims.stages import RunFolder, remove
-from fl_privacy.training import write_federation
 from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
 
 CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
@@ -64,9 +63,12 @@ class FederatedSER:
         engines = {**ENGINES, "local": self._local}
         self._engine = engine or engines.get(settings.simulation.engine)
         self._progress: Progress = progress or (lambda what, done, total: None)
+        self._voices = Voices(settings, self._progress)
+        self._asked: dict[str, Question] = {}
         self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
+        supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
         for name, attack in self._attacks:
-            check_needs(name, attack)
+            check_needs(name, attack, supplied)
         self._defenses = [d.model_dump() for d in settings.defense]
         make_defenses(self._defenses)  # a wrong setting is refused before anything runs
 
@@ -81,6 +83,8 @@ class FederatedSER:
     @property
     def _owns(self) -> str:
         owned = " and ".join(choice.corpus for choice in self.settings.auxiliary)
+        if self.settings.private.attribute == SPEAKER:
+            return f"the architecture, the training settings, and other recordings of the same speakers ({owned})"
         return f"the architecture, the training settings, and labelled speech of others ({owned})"
 
     def run(self, folder: RunFolder) -> None:
@@ -93,183 +97,204 @@ class FederatedSER:
             )
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
-                self._check_strangers()
+                self._voices.check_strangers()
             folder.stage(
                 "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
             )
-            names = [f"shadow-{i}" for i in range(settings.shadow.federations)]
-            for number, name in enumerate(names):
-                seed = int(np.random.SeedSequence([settings.simulation.seed, 100 + number]).generate_state(1)[0])
+            for name, seed in self._shadows.items():
                 folder.stage(
                     name,
                     lambda path, name=name, seed=seed: self._federation(path, name, seed),  # type: ignore[misc]
                     go_on=CHECKPOINT,
                 )
+            if self._matched:
+                folder.stage("matched", lambda path: self._match(path, folder.path / "victim"))
             whole = folder.done("audit") and (folder.path / "result.json").exists()
             if not whole:
                 folder.undo("audit")
-                question = self._question(folder.path, names)
                 for number in range(len(self._attacks)):
                     folder.stage(
                         f"attacks/{number}",
-                        lambda path, n=number: self._attack(path, n, question),  # type: ignore[misc]
+                        lambda path, n=number: self._attack(path, n, folder.path),  # type: ignore[misc]
                     )
-                folder.stage("audit", lambda path: self._audit(path, folder.path, question))
+                folder.stage("audit", lambda path: self._audit(path, folder.path))
             if not (folder.path / "report.html").exists():
                 write_report(folder.path)
         if not settings.capture.keep:
-            for name in ["victim", *names]:
+            for name in ["victim", *self._shadows, "matched"]:
                 remove(folder.path / name / "updates")
 
     def write_data(self, folder: Path) -> int:
         """Write the private clients' data, and nothing else, into a new folder; return how many clients there are."""
-        made = self._partition("victim", self.settings.simulation.seed)[1]
-        self._write(made, folder)
+        made = self._voices.partition(True, self.settings.simulation.seed)
+        self._voices.write(made, folder)
         return len(made.clients)
+
+    @cached_property
+    def _shadows(self) -> dict[str, int]:
+        """The shadow federations that some attack learns from, and their seeds."""
+        if all(choice.shadows == "matched" for choice in self.settings.attack):
+            return {}
+        return {f"shadow-{number}": self._seed(100 + number) for number in range(self.settings.shadow.federations)}
+
+    @property
+    def _matched(self) -> bool:
+        return any(choice.shadows == "matched" for choice in self.settings.attack)
+
+    def _seed(self, number: int) -> int:
+        return int(np.random.SeedSequence([self.settings.simulation.seed, number]).generate_state(1)[0])
 
     # ------------------------------------------------------------------ stages
 
-    @cached_property
-    def _private(self) -> FeatureTable:
-        return self._features(self.settings.private)
-
-    @cached_property
-    def _auxiliary(self) -> list[FeatureTable]:
-        return [self._features(choice) for choice in self.settings.auxiliary]
-
-    def _check_strangers(self) -> None:
-        """Refuse auxiliary recordings that are private ones, under whatever name they came."""
-        private = {self._private.corpus.fingerprint(u): u.id for u in self._private.corpus}
-        for table in self._auxiliary:
-            shared = [u.id for u in table.corpus if table.corpus.fingerprint(u) in private]
-            if shared:
-                raise UserError(
-                    f"{len(shared)} recording(s) of the auxiliary corpus {table.corpus.name!r} are private ones too, "
-                    f"such as {shared[0]!r}: the attacker owns other speakers"
-                )
-
-    def _features(self, choice: CorpusChoice) -> FeatureTable:
-        corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self.settings.task)
-        what = f"features of {choice.corpus}"
-        return extract(
-            corpus, self.settings.features.name, progress=lambda done, total: self._progress(what, done, total)
-        )
-
-    def _partition(self, name: str, seed: int) -> tuple[list[FeatureTable], Partition]:
-        private = name == "victim"
-        tables = [self._private] if private else self._auxiliary
-        names = corpus_names([table.corpus.name for table in (self._private, *self._auxiliary)])
-        return tables, partition(
-            tables,
-            self.settings.federation,
-            self.settings.task,
-            names_of_corpora=names[:1] if private else names[1:],
-            attribute=self.settings.private.attribute,
-            how=self.settings.features.normalise,
-            seed=seed,
-            hold_out=private,
-        )
-
-    def _write(self, made: Partition, data: Path) -> None:
-        write_federation(data, made.clients, self.settings.task.classes, made.test_features, made.test_labels)
-
     def _federation(self, folder: Path, name: str, seed: int) -> None:
         """Partition, run the federation, and leave its store, labels and utility."""
-        settings, capture, private = self.settings.federation, self.settings.capture, name == "victim"
+        private = name == "victim"
         folder = folder.resolve()  # an engine's processes have working directories of their own
-        tables, made = self._partition(name, seed)
-        data = folder / "data"
-        self._write(made, data)
-        made.labels.write(folder / "labels.csv")
-        (folder / "corpora.json").write_text(
-            json.dumps([_facts(t.corpus) for t in tables] + [{"test_speakers": list(made.test_speakers)}])
-        )
-        clients = len(made.clients)
-        a_round = settings.clients_per_round or min(clients, max(4, clients // 10))
-        if a_round > clients:
-            raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
-        rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
+        clients = self._prepare(folder, name, seed)
+        run_config = self._run_config(folder, clients, seed, private)
+        total = run_config["num-server-rounds"] * run_config["clients-per-round"]
         engine = self._engine if private and self._engine else self._local
-        engine(
-            folder,
-            clients,
-            {
-                "data": str(data),
-                "store": str(folder / "updates"),
-                "utility": str(folder / "utility.json"),
-                "seed": seed,
-                "algorithm": settings.algorithm,
-                "num-server-rounds": rounds,
-                "clients-per-round": a_round,
-                "batch-size": settings.batch_size,
-                "learning-rate": settings.learning_rate or 0.0,
-                "local-epochs": settings.local_epochs,
-                "dropout": settings.dropout,
-                "fraction-evaluate": settings.fraction_evaluate,
-                "defenses": json.dumps(self._defenses),
-                "observe": capture.observe,
-                "owns": self._owns,
-                "capture-arrays": json.dumps(capture.arrays),
-                "capture-clients": json.dumps(capture.clients if private else None),
-                "capture-every": capture.every,
-                "capture-dtype": capture.dtype,
-                "checkpoint": str(folder / CHECKPOINT) if engine is self._local else "",
-            },
-            lambda done: self._progress(f"{name} federation", done, rounds * a_round),
-        )
-        self._progress(
-            f"{name} federation", rounds * a_round, rounds * a_round
-        )  # a resumed one counts from where it was
-        remove(data)
+        if engine is not self._local:
+            run_config["checkpoint"] = ""
+        engine(folder, clients, run_config, lambda done: self._progress(f"{name} federation", done, total))
+        self._progress(f"{name} federation", total, total)  # a resumed one counts from where it was
+        remove(folder / "data")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _question(self, folder: Path, shadows: list[str]) -> Question:
-        def observed(names: list[str]) -> Observed:
-            return Observed.of(
-                [(UpdateStore(folder / n / "updates"), Labels.read(folder / n / "labels.csv")) for n in names]
+    def _match(self, folder: Path, victim: Path) -> None:
+        """Run the attacker's clients from the models that the victims were sent."""
+        folder = folder.resolve()
+        seed = self._seed(99)
+        clients = self._prepare(folder, "matched", seed)
+        run_config = self._run_config(folder, clients, seed, private=False)
+        self._progress("matched shadows", 0, 1)
+        store = UpdateStore(victim / "updates")
+        shadow_updates(
+            store,
+            CLIENT_APP,
+            clients,
+            folder / "updates",
+            run_config=run_config,
+            rounds=store.rounds[:: self.settings.shadow.matched_every],
+            clients_per_round=run_config["clients-per-round"],
+            seed=seed,
+        )
+        self._progress("matched shadows", 1, 1)
+        remove(folder / "data")
+
+    def _prepare(self, folder: Path, name: str, seed: int) -> int:
+        """Write a federation's data, its labels and what is known of its corpora; return how many clients it has."""
+        made = self._voices.partition(name == "victim", seed)
+        self._voices.write(made, folder / "data")
+        made.labels.write(folder / "labels.csv")
+        facts = [*self._voices.facts(name == "victim"), {"test_speakers": list(made.test_speakers)}]
+        (folder / "corpora.json").write_text(json.dumps(facts))
+        return len(made.clients)
+
+    def _run_config(self, folder: Path, clients: int, seed: int, private: bool) -> dict[str, Any]:
+        settings, capture, shadow = self.settings.federation, self.settings.capture, self.settings.shadow
+        a_round = settings.clients_per_round or min(clients, max(4, clients // 10))
+        if a_round > clients:
+            raise UserError(f"federation.clients_per_round = {a_round}, but {folder.name} has only {clients} clients")
+        as_victim = private or shadow.initialisation == "victim"
+        return {
+            "data": str(folder / "data"),
+            "store": str(folder / "updates"),
+            "utility": str(folder / "utility.json"),
+            "seed": seed,
+            "initial-seed": self.settings.simulation.seed if as_victim else seed,
+            "algorithm": settings.algorithm,
+            "num-server-rounds": settings.rounds if private else shadow.rounds or settings.rounds,
+            "clients-per-round": a_round,
+            "batch-size": settings.batch_size,
+            "learning-rate": settings.learning_rate or 0.0,
+            "local-epochs": settings.local_epochs,
+            "dropout": settings.dropout,
+            "fraction-evaluate": settings.fraction_evaluate,
+            "defenses": json.dumps(self._defenses),
+            "observe": capture.observe,
+            "owns": self._owns,
+            "capture-arrays": json.dumps(capture.arrays),
+            "capture-clients": json.dumps(capture.clients if private else None),
+            "capture-every": capture.every,
+            "capture-dtype": capture.dtype,
+            "checkpoint": str(folder / CHECKPOINT),
+        }
+
+    def _question(self, folder: Path, shadows: str) -> Question:
+        if shadows not in self._asked:
+            names = ["matched"] if shadows == "matched" else list(self._shadows)
+            own, victim = (
+                Observed.of([(UpdateStore(folder / n / "updates"), Labels.read(folder / n / "labels.csv")) for n in those])
+                for those in (names, ["victim"])
             )
+            private = self.settings.private
+            examples = None
+            if any("examples" in attack.needs for _, attack in self._attacks):
+                examples = self._voices.partition(False, self._seed(99)).examples
+            self._asked[shadows] = Question.ask(
+                own,
+                victim,
+                private.attribute,
+                private.positive,
+                numeric=private.numeric,
+                examples=examples,
+                gradient=self._gradient(victim),
+            )
+        return self._asked[shadows]
 
-        private = self.settings.private
-        return Question.ask(observed(shadows), observed(["victim"]), private.attribute, private.positive)
+    def _gradient(self, victim: Observed) -> Gradient:
+        from fl_privacy.models.ser import SERNet
 
-    def _attack(self, folder: Path, number: int, question: Question) -> None:
-        name, attack = self._attacks[number]
+        shapes = victim.updates[0].shapes
+        model: Any = SERNet(shapes["fc1.weight"][1], len(self.settings.task.classes), self.settings.federation.dropout)
+        for defense in make_defenses(self._defenses):
+            model = defense.model(model)
+        return gradient_of(model)
+
+    def _attack(self, folder: Path, number: int, run: Path) -> None:
+        (name, attack), choice = self._attacks[number], self.settings.attack[number]
+        question = self._question(run, choice.shadows)
+        permutations = 0 if getattr(attack, "costly", False) else self.settings.audit.permutations
         scores = run_attack(
             attack,
             question.own,
             question.private,
             question.labels(question.own),
             question.auxiliary,
-            permutations=self.settings.audit.permutations,
+            permutations=permutations if choice.permutations is None else choice.permutations,
             seed=self.settings.simulation.seed,
             progress=lambda done, total: self._progress(f"attack {name}", done, total),
         )
         scores.save(folder / "scores.npz")
 
-    def _audit(self, folder: Path, run: Path, question: Question) -> None:
+    def _audit(self, folder: Path, run: Path) -> None:
         """Write result.json and scores.csv into the run folder, and here what a sweep needs to merge seeds."""
         self._progress("audit", 0, 1)
         settings = self.settings
         evaluation = assess(
-            question,
+            self._question(run, settings.attack[0].shadows),
             {name: Scores.load(run / "attacks" / str(i) / "scores.npz") for i, (name, _) in enumerate(self._attacks)},
             confidence=settings.audit.confidence,
+            link_shards=settings.audit.link_shards,
+            leaked_updates=settings.audit.leaked_updates,
+            windows=settings.audit.windows,
             seed=settings.simulation.seed,
             context=self._context(),
         )
-        facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", "shadow-0")}
+        own = next(iter(self._shadows), "matched")
+        facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", own)}
         save(
             evaluation,
             run,
             simulation=settings.resolved(),
             threat_model={**self.threat_model.to_dict(), "words": self.threat_model.describe()},
             utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
-            corpora={"private": facts["victim"][:-1], "auxiliary": facts["shadow-0"][:-1]},
+            corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
             test_speakers=facts["victim"][-1]["test_speakers"],
             failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
         )
-        with (folder / "permuted.npz").open("wb") as file:
-            np.savez(file, **evaluation.permuted)  # type: ignore[arg-type]
+        save_evidence(evaluation, folder / "evidence.npz")
         self._progress("audit", 1, 1)
 
     def _context(self) -> dict[str, Any]:
@@ -288,18 +313,6 @@ class FederatedSER:
                 "normalise": settings.features.normalise,
             },
         }
-
-
-def _facts(corpus: Corpus) -> dict[str, Any]:
-    reasons: dict[str, int] = {}
-    for excluded in corpus.excluded:
-        reasons[excluded.reason] = reasons.get(excluded.reason, 0) + 1
-    return {
-        "name": corpus.name,
-        "speakers": len(corpus.speakers),
-        "utterances": len(corpus),
-        "left_out": dict(sorted(reasons.items())),
-    }
 
 
 def _utility(history: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_privacy.attacks.base import Examples
+from fl_privacy.attacks.question import SPEAKER
 from fl_privacy.config import FederationSettings, Task
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
@@ -23,13 +25,18 @@ _TRAIN_SHARE = 0.8
 
 @dataclass(frozen=True)
 class Partition:
-    """A federation's data: clients by number, whose they are, and the held-out speakers' examples."""
+    """A federation's data: clients by number, whose they are, and the held-out speakers' examples.
+
+    `examples` are all utterances of the clients' speakers, with the attribute as text: on the attacker's side it owns
+    them as well as what its clients make of them.
+    """
 
     clients: list[ClientData]
     labels: Labels
     test_features: NDArray[np.float32]
     test_labels: NDArray[np.int64]
     test_speakers: tuple[str, ...]
+    examples: Examples
 
 
 def task_corpus(corpus: Corpus, task: Task) -> Corpus:
@@ -68,6 +75,7 @@ def partition(
     how: str,
     seed: int,
     hold_out: bool,
+    fold_seed: int | None = None,
 ) -> Partition:
     """Make clients of speakers.
 
@@ -82,28 +90,34 @@ def partition(
     names_of_corpora : sequence of str
         What each table's speakers are told apart by: ``<name>/<speaker>``.
     attribute : str
-        The column of the label file that the attacker wants.
+        The column of the label file that the attacker wants: a label of the corpus, or ``"speaker"``. Where it varies
+        within a speaker (a sentence), each speaker's clients get utterances of one value alone, drawn by the seed.
     how : str
         Normalisation.
     seed : int
-        Of shards, splits and numbering, and (mod folds) the default fold.
+        Of shards, splits and numbering.
     hold_out : bool
         Whether a fold of speakers is kept for the test. They are never clients.
+    fold_seed : int, optional
+        Which fold that is by default, mod folds; default: `seed`.
     """
     rng = np.random.default_rng([seed, 11])
     blocks: list[_Rows] = []
     test: list[_Rows] = []
     for table, corpus in zip(tables, names_of_corpora, strict=True):
         names = [f"{corpus}/{s}" for s in table.corpus.speakers]
-        held = _fold(names, settings, seed) if hold_out else ()
+        held = _fold(names, settings, seed if fold_seed is None else fold_seed) if hold_out else ()
         speakers = [f"{corpus}/{u.speaker}" for u in table.corpus]
         training = np.array([s not in held for s in speakers])
         values = normalise(table.values, speakers, how, training if how == "global" else None)
         classes = np.array([task.classes.index(label) for label in table.corpus.label(task.label)], dtype=np.int64)
-        attributes = {f"{corpus}/{s}": v for s, v in table.corpus.speaker_labels(attribute).items()}
+        wanted = np.array(speakers if attribute == SPEAKER else _values(table.corpus, attribute))
         for name in names:
             rows = np.flatnonzero(np.array(speakers) == name)
-            (test if name in held else blocks).append(_Rows(name, attributes[name], values[rows], classes[rows]))
+            (test if name in held else blocks).append(_Rows(name, wanted[rows], values[rows], classes[rows]))
+    examples = _examples(blocks)
+    if any(len(set(block.attribute.tolist())) > 1 for block in blocks):
+        blocks = _of_one_value(blocks, rng)
     shards = [shard for block in blocks for shard in block.split(settings.shards_per_speaker, rng)]
     if settings.examples_per_client != "all":
         smallest = min(len(shard.classes) for shard in shards)
@@ -115,7 +129,7 @@ def partition(
     whose = {
         str(number): {
             "speaker": shard.speaker,
-            attribute: shard.attribute,
+            attribute: str(shard.attribute[0]),
             "examples": str(len(shard.classes)),
             **{f"share_{name}": f"{float(np.mean(shard.classes == c)):.6f}" for c, name in enumerate(task.classes)},
         }
@@ -128,6 +142,58 @@ def partition(
         test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
         test_speakers=tuple(t.speaker for t in test),
+        examples=examples,
+    )
+
+
+def _values(corpus: Corpus, attribute: str) -> list[str]:
+    """Return the attribute of every utterance.
+
+    Raises
+    ------
+    CorpusError
+        Where a few speakers have two values of what is else a label of the person: that is a mistake in the corpus.
+    """
+    values = corpus.label(attribute)
+    pairs = {(utterance.speaker, value) for utterance, value in zip(corpus, values, strict=True)}
+    several = sum(sum(who == speaker for who, _ in pairs) > 1 for speaker in corpus.speakers)
+    if 0 < several < len(corpus.speakers) / 2:
+        corpus.speaker_labels(attribute)  # names the first of them
+    return values
+
+
+def halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
+    """Cut each speaker's utterances into two random halves: recordings of the same people, at two places."""
+    rng = np.random.default_rng([seed, 12])
+    speakers = np.array(table.speakers)
+    first = np.zeros(len(speakers), dtype=np.bool_)
+    for speaker in table.corpus.speakers:
+        rows = np.flatnonzero(speakers == speaker)
+        if len(rows) < 2:
+            raise UserError(f"speaker {speaker!r} of {table.corpus.name!r} has one utterance: it cannot be halved")
+        first[rng.permutation(rows)[: len(rows) // 2]] = True
+    return table.where(first), table.where(~first)
+
+
+def _of_one_value(blocks: Sequence[_Rows], rng: np.random.Generator) -> list[_Rows]:
+    """Keep, of each speaker, the utterances of one value of the attribute; the values are dealt out evenly."""
+    counts = dict.fromkeys(sorted({value for block in blocks for value in block.attribute.tolist()}), 0)
+    kept: list[_Rows] = [block for block in blocks]
+    for place in rng.permutation(len(blocks)).tolist():
+        block = blocks[place]
+        there = sorted(set(block.attribute.tolist()))
+        chosen = min(there, key=lambda value: (counts[value], rng.random()))
+        counts[chosen] += 1
+        kept[place] = block.take(np.flatnonzero(block.attribute == chosen))
+    return kept
+
+
+def _examples(blocks: Sequence[_Rows]) -> Examples:
+    return Examples(
+        np.concatenate([block.values for block in blocks]),
+        np.concatenate([block.classes for block in blocks]),
+        tuple(block.speaker for block in blocks for _ in block.classes),
+        np.concatenate([block.attribute for block in blocks]),
     )
 
 
@@ -139,12 +205,12 @@ def corpus_names(names: Sequence[str]) -> list[str]:
 @dataclass(frozen=True)
 class _Rows:
     speaker: str
-    attribute: str
+    attribute: NDArray[np.str_]
     values: NDArray[np.float32]
     classes: NDArray[np.int64]
 
     def take(self, rows: NDArray[np.int64]) -> _Rows:
-        return _Rows(self.speaker, self.attribute, self.values[rows], self.classes[rows])
+        return _Rows(self.speaker, self.attribute[rows], self.values[rows], self.classes[rows])
 
     def split(self, shards: int, rng: np.random.Generator) -> list[_Rows]:
         if shards == 1:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fl_privacy.config import SimulationFile, load
 from fl_privacy.sims.engines import Engine
-from fl_privacy.sims.federated_ser import FederatedSER, Progress
+from fl_privacy.sims.federated_ser import FederatedSER
+from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.stages import RunFolder
 
 

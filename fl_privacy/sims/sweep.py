@@ -18,8 +18,8 @@ from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.config import ConfigError, SimulationFile, load, parse_value
 from fl_privacy.errors import UserError
-from fl_privacy.sims.federated_ser import Progress
 from fl_privacy.sims.merge import merge_seeds
+from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.run import default_folder, run_file
 
 

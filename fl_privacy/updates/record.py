@@ -81,6 +81,8 @@ class Update:
         Shape of every array of the model, captured or not; empty where it is not known.
     participants : tuple of str
         Where the update is the weighted sum over several clients (``observe="sum"``): who they are. Else empty.
+    sent : Mapping[str, ndarray]
+        The model that the client was sent, float32, read from disk when asked for; empty where that is not known.
     """
 
     round: int
@@ -90,6 +92,7 @@ class Update:
     arrays: Mapping[str, NDArray[np.float32]] = field(repr=False)
     model: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     participants: tuple[str, ...] = ()
+    sent: Mapping[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

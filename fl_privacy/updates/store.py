@@ -313,7 +313,7 @@ class UpdateStore:
         The arrays are read from the mapped shards when they are looked at. A round whose shard is damaged is left out,
         with a warning that names it.
         """
-        names, model = tuple(self.shapes), self.model_shapes
+        names, model, keeps_sent = tuple(self.shapes), self.model_shapes, self.keeps_sent
         found = []
         for entry in self._rounds:
             shard = Shard(self.path / entry["shard"])
@@ -322,16 +322,18 @@ class UpdateStore:
                 continue
             for number, record in enumerate(entry["records"]):
                 if "failure" not in record:
-                    arrays = LazyArrays(shard, f"update/{number}/", names)
+                    sent = {model for model, _ in messages_of(record)} if keeps_sent else set()
                     found.append(
                         Update(
                             entry["round"],
                             record["client"],
                             record["kind"],
                             record["num_examples"],
-                            arrays,
+                            LazyArrays(shard, f"update/{number}/", names),
                             model,
                             tuple(record.get("participants", ())),
+                            # (A sum over clients who were sent different models does not say who was sent which.)
+                            LazyArrays(shard, f"sent/{sent.pop()}/", tuple(model)) if len(sent) == 1 else {},
                         )
                     )
         return found

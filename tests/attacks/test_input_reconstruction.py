@@ -116,7 +116,7 @@ def test_standardised_by_the_attackers_own_updates_alone():
     rng, model = np.random.default_rng(0), network(0)
     own = [update(gradients(model, rng.normal(size=(5, 10)).astype(np.float32), np.arange(5) % 4)) for _ in range(30)]
     attack = InputReconstruction()
-    represented = attack.fit_transform(own)
+    represented = attack.fit_transform(own, Auxiliary(("a",) * 30, ("f", "m")))
     np.testing.assert_allclose(represented.mean(axis=0), 0, atol=1e-9)
     np.testing.assert_allclose(represented.std(axis=0), 1, atol=1e-9)
     before = attack.mean_.copy()

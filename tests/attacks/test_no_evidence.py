@@ -113,11 +113,12 @@ def test_the_linear_classifier_is_that_of_the_rows_that_say_something():
     x, y = rng.normal(size=(30, 4)), np.arange(30) % 2
     x[::5, 2] = np.nan
     held = ~np.isnan(x).any(axis=1)
-    attack = LinearAttack(C=0.5).fit_represented(x, y, Auxiliary(tuple(map(str, range(30))), (0, 1)))
+    auxiliary = Auxiliary(tuple(map(str, range(30))), (0, 1))
+    score = LinearAttack(C=0.5, classifier="logistic").learn(x, y[None], auxiliary)
     by_hand = LogisticRegression(C=0.5, class_weight="balanced", max_iter=2000).fit(x[held], y[held])
-    np.testing.assert_allclose(attack.score_represented(x)[held], by_hand.decision_function(x[held]))
-    assert (attack.score_represented(x)[~held] == 0).all()
-    assert (attack.score_represented(np.full((3, 4), np.nan)) == 0).all()
+    np.testing.assert_allclose(score(x)[0, held], by_hand.decision_function(x[held]))
+    assert (score(x)[0, ~held] == 0).all()
+    assert (score(np.full((3, 4), np.nan)) == 0).all()
 
 
 def partial_store(path, source: UpdateStore, lacking) -> UpdateStore:

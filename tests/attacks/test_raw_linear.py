@@ -12,6 +12,9 @@ from fl_privacy.updates import Update
 SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (3, 6), "fc2.bias": (3,)}
 
 
+OWNERS = Auxiliary(tuple(map(str, range(24))), ("f", "m"))
+
+
 def draw(n: int, seed: int) -> list[Update]:
     rng = np.random.default_rng(seed)
     scales = {name: 10.0 ** rng.uniform(-2, 1, shape) for name, shape in SHAPES.items()}
@@ -45,18 +48,18 @@ def test_equals_logistic_regression_on_standardised_coordinates(layers, names, C
     scale = np.sqrt(np.square(x).sum(axis=1).mean())
     explicit = LogisticRegression(C=C, class_weight="balanced", max_iter=100_000, tol=1e-10).fit(x / scale, labels)
     expected = explicit.decision_function(z / scale)
-    attack = RawLinear(layers, C=C).fit(own, labels, Auxiliary(tuple(map(str, range(24))), ("f", "m")))
+    attack = RawLinear(layers, C=C, classifier="logistic").fit(own, labels, OWNERS)
     np.testing.assert_allclose(
         attack.decision_function(private), expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max()
     )
     # What the attack does to its own updates is what it does to the same updates as strangers.
-    np.testing.assert_allclose(attack.transform(own), attack.fit_transform(own), atol=1e-5)
+    np.testing.assert_allclose(attack.transform(own), attack.fit_transform(own, OWNERS), atol=1e-5)
 
 
 def test_inner_products_are_kept():
     own = draw(20, 3)
     attack = RawLinear(["all"])
-    represented = attack.fit_transform(own)
+    represented = attack.fit_transform(own, OWNERS)
     x = flat(own, list(SHAPES))
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-5)
     gram = x @ x.T / np.square(x).sum(axis=1).mean()
@@ -71,10 +74,8 @@ def test_fit_and_decision_function_equal_the_represented_path(make, tmp_path):
     auxiliary = Auxiliary(tuple(u.client for u in mine), ("female", "male"))
     one, two = make(), make()
     assert one.fit(mine, y, auxiliary) is one
-    represented = two.fit_transform(mine)
-    strangers = two.transform(theirs)
-    two.fit_represented(represented, y, auxiliary)
-    np.testing.assert_array_equal(one.decision_function(theirs), two.score_represented(strangers))
+    score = two.learn(two.fit_transform(mine, auxiliary), y[None], auxiliary)
+    np.testing.assert_array_equal(one.decision_function(theirs), score(two.transform(theirs))[0])
 
 
 def test_identical_updates_are_no_crash():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import LayerAttack, holding, layers_of
+from fl_privacy.attacks.base import Auxiliary, LayerAttack, holding, layers_of
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update
 
@@ -24,8 +24,8 @@ class InputReconstruction(LayerAttack):
     ----------
     layers : sequence of str
         Layers to read (``"first"`` or a name); the reconstructions of several are put side by side.
-    C : float
-        Inverse strength of the classifier's L2 penalty.
+    C, classifier
+        See `LinearAttack`.
 
     Attributes
     ----------
@@ -40,8 +40,8 @@ class InputReconstruction(LayerAttack):
     beats classifying raw coordinates across corpora is this project's measurement (docs/architecture.md).
     """
 
-    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2) -> None:
-        super().__init__(layers, C)
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2, classifier: str = "ridge") -> None:
+        super().__init__(layers, C, classifier)
 
     def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Return the reconstructed mean inputs, shape (n, total inputs of the layers); NaN where the layers lack."""
@@ -58,7 +58,7 @@ class InputReconstruction(LayerAttack):
         inputs[held] = read
         return inputs
 
-    def fit_transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+    def fit_transform(self, updates: Sequence[Update], auxiliary: Auxiliary) -> NDArray[np.float64]:
         """Reconstruct, and standardise by the attacker's own updates."""
         inputs = self.reconstruct(updates)
         held = inputs[~np.isnan(inputs).any(axis=1)]

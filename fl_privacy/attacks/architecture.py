@@ -1,0 +1,53 @@
+"""The architecture as an attacker uses it: the gradient of the loss at a model that clients were sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.base import Gradient
+from fl_privacy.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+def gradient_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | None = None) -> Gradient:
+    """Return the gradient function of a torch model, for attacks that need ``"gradient"``.
+
+    Parameters
+    ----------
+    model : Module
+        Of the architecture that clients train; its weights are overwritten by those that are asked about.
+    loss : callable, optional
+        Mean loss of (what the model returns, labels); by default the cross-entropy.
+
+    Returns
+    -------
+    callable
+        Takes arrays by name, features (n, d) and labels (n,); returns the gradient by array name, in evaluation mode.
+    """
+    import torch
+
+    measure = loss or torch.nn.functional.cross_entropy
+    parameters = dict(model.named_parameters())
+
+    def gradient(
+        arrays: Mapping[str, NDArray[Any]], features: NDArray[np.float32], labels: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float32]]:
+        lacking = sorted(parameters.keys() - set(arrays))
+        if lacking:
+            raise UserError(f"the models that clients were sent have no {', '.join(lacking)}: another architecture?")
+        model.eval()
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
+        asked = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
+        value = measure(model(torch.from_numpy(features)), torch.from_numpy(labels))
+        found = torch.autograd.grad(value, list(asked.values()))
+        return {name: np.asarray(part) for name, part in zip(asked, found, strict=True)}
+
+    return gradient

@@ -1,0 +1,104 @@
+"""The voices of a simulation: features of both sides, and who is a client with what."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.attacks.question import SPEAKER
+from fl_privacy.config import CorpusChoice, SimulationFile
+from fl_privacy.corpora import Corpus
+from fl_privacy.errors import UserError
+from fl_privacy.features import FeatureTable, extract
+from fl_privacy.sims.partition import Partition, corpus_names, halves, partition, task_corpus
+from fl_privacy.sims.progress import Progress
+from fl_privacy.training import write_federation
+
+
+class Voices:
+    """Private and auxiliary speech as features, extracted when first asked for.
+
+    Parameters
+    ----------
+    settings : SimulationFile
+    progress : callable
+        See `Progress`.
+    """
+
+    def __init__(self, settings: SimulationFile, progress: Progress) -> None:
+        self._settings, self._progress = settings, progress
+
+    @cached_property
+    def private(self) -> FeatureTable:
+        """The private corpus; where speakers are asked for, the half of it that clients have."""
+        table = self._features(self._settings.private)
+        return halves(table, self._settings.simulation.seed)[0] if self._enrolled else table
+
+    @cached_property
+    def auxiliary(self) -> list[FeatureTable]:
+        """What the attacker owns; where speakers are asked for, the other half of the private corpus."""
+        if self._enrolled:
+            table = self._features(self._settings.private)
+            return [halves(table, self._settings.simulation.seed)[1]]
+        return [self._features(choice) for choice in self._settings.auxiliary]
+
+    @property
+    def _enrolled(self) -> bool:
+        return self._settings.private.attribute == SPEAKER
+
+    def check_strangers(self) -> None:
+        """Refuse auxiliary recordings that are private ones, under whatever name they came."""
+        private = {self.private.corpus.fingerprint(u): u.id for u in self.private.corpus}
+        for table in self.auxiliary:
+            shared = [u.id for u in table.corpus if table.corpus.fingerprint(u) in private]
+            if shared:
+                raise UserError(
+                    f"{len(shared)} recording(s) of the auxiliary corpus {table.corpus.name!r} are private ones too, "
+                    f"such as {shared[0]!r}: the attacker owns other {'recordings' if self._enrolled else 'speakers'}"
+                )
+
+    def partition(self, private: bool, seed: int) -> Partition:
+        """Make clients of one side's speakers."""
+        names = corpus_names([table.corpus.name for table in (self.private, *self.auxiliary)])
+        if self._enrolled:  # the same people on both sides
+            names = [self.private.corpus.name] * 2
+        return partition(
+            [self.private] if private else self.auxiliary,
+            self._settings.federation,
+            self._settings.task,
+            names_of_corpora=names[:1] if private else names[1:],
+            attribute=self._settings.private.attribute,
+            how=self._settings.features.normalise,
+            seed=seed,
+            # Of those who are asked for among candidates, the attacker's clients are the same as the private ones.
+            hold_out=private or self._enrolled,
+            fold_seed=self._settings.simulation.seed,
+        )
+
+    def write(self, made: Partition, folder: Path) -> None:
+        """Write the clients' data into a new folder."""
+        write_federation(folder, made.clients, self._settings.task.classes, made.test_features, made.test_labels)
+
+    def facts(self, private: bool) -> list[dict[str, Any]]:
+        """Say of one side's corpora how many speakers and utterances there are, and what was left out and why."""
+        return [_facts(table.corpus) for table in ([self.private] if private else self.auxiliary)]
+
+    def _features(self, choice: CorpusChoice) -> FeatureTable:
+        corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self._settings.task)
+        what = f"features of {choice.corpus}"
+        return extract(
+            corpus, self._settings.features.name, progress=lambda done, total: self._progress(what, done, total)
+        )
+
+
+def _facts(corpus: Corpus) -> dict[str, Any]:
+    reasons: dict[str, int] = {}
+    for excluded in corpus.excluded:
+        reasons[excluded.reason] = reasons.get(excluded.reason, 0) + 1
+    return {
+        "name": corpus.name,
+        "speakers": len(corpus.speakers),
+        "utterances": len(corpus),
+        "left_out": dict(sorted(reasons.items())),
+    }
