@@ -249,3 +249,73 @@ def uar(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Unweighted average recall: the mean, over the labels that occur, of the fraction predicted rightly."""
     given, truth = _paired(predicted, labels)
     return float(np.mean([np.mean(given[truth == label] == label) for label in np.unique(truth)]))
+
+
+def pearson(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Pearson's correlation; 0 where either does not vary, since what is the same for all tells nothing.
+
+    Parameters
+    ----------
+    predictions, values : array_like, shape (n,)
+    """
+    x, y = _numbers(predictions, values)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    # Scaled first, so that no product under- or overflows.
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()
+    found = float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+    return min(max(round(found, 12), -1.0), 1.0)
+
+
+def spearman(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Spearman's correlation: Pearson's of the ranks."""
+    x, y = _numbers(predictions, values)
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: Floats) -> Floats:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[codes])
+
+
+def mean_absolute_error(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Mean distance of the predictions from the values, in their unit."""
+    x, y = _numbers(predictions, values)
+    return float(np.abs(x - y).mean())
+
+
+def r_squared(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Share of the values' variance that predictions tell: 0 for always guessing the mean, below for worse, 1 at most.
+
+    Raises
+    ------
+    UserError
+        Where all values are the same.
+    """
+    x, y = _numbers(predictions, values)
+    if np.ptp(y) == 0:
+        raise UserError("All values are the same: there is nothing to predict.")
+    return 1.0 - float(np.square(x - y).sum() / np.square(y - y.mean()).sum())
+
+
+def _numbers(predictions: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = as_scores(predictions, "predictions"), as_scores(values, "values")
+    if x.shape != y.shape:
+        raise UserError(f"{x.size} predictions, but {y.size} values: give one for each.")
+    return x, y
+
+
+def majority(labels: ArrayLike) -> float:
+    """Accuracy of always guessing the commonest label.
+
+    Parameters
+    ----------
+    labels : array_like, shape (n,)
+        One for each unit.
+    """
+    names = np.asarray(labels)
+    if names.ndim != 1 or names.size == 0:
+        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
+    return float(np.unique(names, return_counts=True)[1].max() / names.size)
