@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .audit import Audit
+from .base import AnyAudit
 from .claims import Claim, Control, Estimate, Privacy
 from .controls import (
     PValue,
@@ -14,13 +15,18 @@ from .controls import (
     permutation_p_value,
     permute_speaker_labels,
 )
+from .multiclass import MulticlassAudit
+from .numeric import NumericAudit
 from .runs import standardise_runs
 
 __all__ = [
+    "AnyAudit",
     "Audit",
     "Claim",
     "Control",
     "Estimate",
+    "MulticlassAudit",
+    "NumericAudit",
     "PValue",
     "Privacy",
     "best_blind",

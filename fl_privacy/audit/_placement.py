@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 
 from ..errors import UserError
-from .metrics import Floats, as_scores, auc
+from ._pulls import Pulled
+from .metrics import Floats, as_scores, auc, hand_till_placements
 
 Indices = NDArray[np.int64]
 
@@ -42,7 +42,7 @@ class Clusters:
         return float(self.sizes.sum() ** 2 / np.square(self.sizes).sum())
 
     @classmethod
-    def of(cls, groups: ArrayLike | None, n_rows: int, what: str) -> Clusters:
+    def of(cls, groups: ArrayLike | None, n_rows: int, what: str, least: int = 2) -> Clusters:
         """Gather `n_rows` rows by their speakers; None makes each row a speaker of its own."""
         if groups is None:
             codes = np.arange(n_rows, dtype=np.int64)
@@ -52,50 +52,24 @@ class Clusters:
                 raise UserError(f"{what}: {n_rows} scores, but groups of shape {names.shape}.")
             codes = np.unique(names, return_inverse=True)[1].astype(np.int64)
         sizes = np.bincount(codes).astype(np.float64)
-        if sizes.size < 2:
-            raise UserError(f"{what}: an interval needs at least 2 speakers a class; got {sizes.size}.")
+        if sizes.size < least:
+            raise UserError(f"{what}: an interval needs at least {least} speakers a class; got {sizes.size}.")
         return cls(codes, sizes)
 
 
 @dataclass(frozen=True)
-class Placed:
-    """An AUC and how far each speaker pulls it.
+class Placed(Pulled):
+    """An AUC and how far each speaker pulls it (its placement values less their mean).
+
+    The covariances are DeLong's (1988), in the form of Obuchowski (1997) where speakers have several rows.
 
     Attributes
     ----------
-    value : float
-        The AUC over rows.
-    positive_pull, negative_pull : ndarray, shapes (positive speakers,) and (negative speakers,)
-        Each speaker's summed placement values less their expectation, over the number of rows of the class.
-    positive_effective, negative_effective : float
-        Kish's effective numbers of speakers.
+    effective : tuple of float
+        Kish's effective number of speakers of each class.
     """
 
-    value: float
-    positive_pull: Floats
-    negative_pull: Floats
-    positive_effective: float
-    negative_effective: float
-
-    def covariance(self, other: Placed) -> tuple[float, float]:
-        """Covariance with another AUC on the same speakers: the positives' part and the negatives' part.
-
-        DeLong et al. (1988), in the form of Obuchowski (1997) where speakers have several rows.
-        """
-        parts = [(self.positive_pull, other.positive_pull), (self.negative_pull, other.negative_pull)]
-        positive, negative = (float(a @ b) * a.size / (a.size - 1) for a, b in parts)
-        return positive, negative
-
-    def robust_width(self, confidence: float) -> float:
-        """Squared half-width of the interval from the speakers' own spread, with Welch's degrees of freedom."""
-        positive, negative = self.covariance(self)
-        variance = positive + negative
-        if variance == 0.0:
-            return 0.0
-        degrees = variance**2 / (
-            positive**2 / (self.positive_pull.size - 1) + negative**2 / (self.negative_pull.size - 1)
-        )
-        return float(stdtrit(degrees, 0.5 + confidence / 2)) ** 2 * variance
+    effective: tuple[float, ...]
 
 
 def place(
@@ -115,40 +89,78 @@ def place(
     positive, negative = as_scores(positive_scores, "positive scores"), as_scores(negative_scores, "negative scores")
     value = auc(positive, negative)
 
-    def pull(scores: Floats, others: Floats, expected: float, clusters: Clusters) -> Floats:
+    def below(scores: Floats, others: Floats) -> Floats:
         ordered = np.sort(others)
-        below = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-        deviation = below / (2.0 * others.size) - expected
-        return np.bincount(clusters.codes, weights=deviation) / scores.size
+        twice = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+        return np.asarray(twice / (2.0 * others.size))
 
     first = Clusters.of(positive_groups, positive.size, "positive scores")
     second = Clusters.of(negative_groups, negative.size, "negative scores")
-    return Placed(
-        value,
-        pull(positive, negative, value, first),
-        -pull(negative, positive, 1.0 - value, second),
-        first.effective,
-        second.effective,
-    )
+    placements = below(positive, negative), 1.0 - below(negative, positive)
+    pulls = tuple(_pull(p, value, c) for p, c in zip(placements, (first, second), strict=True))
+    return Placed(value, pulls, (first.effective, second.effective))
 
 
-def _hanley_mcneil(theta: float, m: float, n: float) -> float:
-    balanced = (m + n) / 2 - 1
-    return theta * (1 - theta) * (1 + balanced * ((1 - theta) / (2 - theta) + theta / (1 + theta))) / (m * n)
+def place_classes(scores: Floats, codes: Indices, groups: ArrayLike | None = None) -> Placed:
+    """Hand and Till's AUC of k classes over rows with each speaker's pull on it.
+
+    Speakers who are the only one of their class form one stratum together, so that they have a spread (collapsed
+    strata; Cochran, 1977, section 5A.12).
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, k)
+    codes : ndarray of int, shape (n,)
+        The class of each row.
+    groups : array_like, shape (n,), optional
+        The speaker of each row.
+    """
+    placements = hand_till_placements(scores, codes)
+    names = np.arange(codes.size) if groups is None else np.asarray(groups)
+    parts = [(placements[codes == c], names[codes == c]) for c in np.unique(codes)]
+    clusters = [Clusters.of(who, rows.size, "scores", least=1) for rows, who in parts]
+    means = [float(rows.mean()) for rows, _ in parts]
+    value, k = round(float(np.mean(means)), 12), len(parts)
+    pulls: list[Floats] = []
+    alone: list[float] = []
+    for (rows, _), mean, cluster in zip(parts, means, clusters, strict=True):
+        if cluster.count == 1:
+            alone.append(mean)
+        else:
+            pulls.append(_pull(rows, mean, cluster) * 2 / k)
+    if alone:
+        pulls.append((np.array(alone) - (np.mean(alone) if len(alone) > 1 else value)) * 2 / k)
+    return Placed(value, tuple(pulls), tuple(cluster.effective for cluster in clusters))
+
+
+def _pull(placements: Floats, expected: float, clusters: Clusters) -> Floats:
+    return np.bincount(clusters.codes, weights=placements - expected) / placements.size
+
+
+def _hanley_mcneil(theta: float, effective: Sequence[float]) -> float:
+    """Variance of an AUC of `theta`; of two classes, m and n, exactly Newcombe's (2006, method 5).
+
+    Of k classes it is that of two equal classes with as many speakers in all, times the effect of unequal sizes: the
+    variance where the placements of a speaker against all other classes agree, which is the most it can be.
+    """
+    total = sum(effective)
+    harmonic = len(effective) ** 2 / sum(1.0 / n for n in effective)
+    balanced = total / 2 - 1
+    spread = 1 + balanced * ((1 - theta) / (2 - theta) + theta / (1 + theta))
+    return theta * (1 - theta) * spread / (harmonic * total / 4)
 
 
 def placed_interval(placed: Placed, confidence: float) -> tuple[float, float]:
     """The score interval that `fl_privacy.audit.intervals.auc_interval` describes."""
     if not 0.0 < confidence < 1.0:
         raise UserError(f"confidence must lie strictly between 0 and 1; got {confidence}.")
-    value, m, n = placed.value, placed.positive_effective, placed.negative_effective
+    value = placed.value
     scale = float(ndtri(0.5 + confidence / 2)) ** 2
-    model = scale * _hanley_mcneil(value, m, n)
     if 0.0 < value < 1.0:
-        scale *= max(1.0, placed.robust_width(confidence) / model)
+        scale *= max(1.0, placed.robust_width(confidence) / (scale * _hanley_mcneil(value, placed.effective)))
 
     def inside(theta: float) -> bool:
-        return (value - theta) ** 2 <= scale * _hanley_mcneil(theta, m, n)
+        return (value - theta) ** 2 <= scale * _hanley_mcneil(theta, placed.effective)
 
     return _edge(inside, value, 0.0), _edge(inside, value, 1.0)
 
@@ -164,12 +176,3 @@ def _edge(inside: Callable[[float], bool], start: float, end: float) -> float:
         else:
             end = middle
     return start
-
-
-def correlation_of(a: Placed, b: Placed) -> float:
-    """Correlation of two AUCs on the same speakers, shrunk towards 0; 0 where either has no spread."""
-    variances = sum(a.covariance(a)) * sum(b.covariance(b))
-    if variances == 0.0:
-        return 0.0
-    shrink = 1.0 - 0.5 / math.sqrt(min(a.positive_pull.size, a.negative_pull.size))
-    return shrink * sum(a.covariance(b)) / math.sqrt(variances)

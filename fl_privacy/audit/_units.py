@@ -12,7 +12,6 @@ from ..errors import UserError
 from .metrics import Floats
 
 Names = NDArray[Any]
-Truth = NDArray[np.bool_]
 
 
 def names_of(values: ArrayLike, n: int, what: str) -> Names:
@@ -26,7 +25,7 @@ def names_of(values: ArrayLike, n: int, what: str) -> Names:
     return names.astype(str) if names.dtype == object else names
 
 
-def binary_labels(labels: ArrayLike, n: int, positive: Any) -> tuple[Truth, Any, Any]:
+def binary_labels(labels: ArrayLike, n: int, positive: Any) -> tuple[NDArray[np.bool_], Any, Any]:
     """Which of `n` labels are the positive one, the positive label, and the negative label."""
     names = names_of(labels, n, "labels")
     values = np.unique(names).tolist()
@@ -59,52 +58,34 @@ def gather(keys: Names, values: Names, key: str, plural: str) -> tuple[Names, ND
     return distinct, codes.astype(np.int64), values[first]
 
 
-def check_one_label(groups: Names, labels: Truth, names: tuple[Any, Any]) -> None:
-    """Refuse a speaker with both labels; `names` are the negative and the positive."""
-    gather(groups, np.array(names)[labels.astype(int)], "speaker", "labels")
-
-
 @dataclass(frozen=True)
 class Units:
     """What is scored, one entry each: rows, clients or speakers.
 
     Attributes
     ----------
-    scores, decisions : ndarray of float, shape (units,)
-        Evidence to rank and to decide by.
-    labels : ndarray of bool, shape (units,)
+    evidence : ndarray of float, shape (units, e)
+        What an attack says of each.
+    truth : ndarray, shape (units,)
+        What is true of each.
     groups : ndarray, shape (units,)
         The speaker of each.
     """
 
-    scores: Floats
-    decisions: Floats
-    labels: Truth
+    evidence: Floats
+    truth: NDArray[Any]
     groups: Names
 
     def combined(self, keys: Names, mean: bool) -> Units:
         """Evidence summed, or averaged, over equal keys, in the keys' sorted order."""
-        distinct, codes, labels = gather(keys, self.labels, "unit", "labels")
-        groups = gather(keys, self.groups, "client", "speakers")[2]
-        size = np.bincount(codes) if mean else np.ones(distinct.size)
-        scores, decisions = (np.bincount(codes, weights=w) / size for w in (self.scores, self.decisions))
-        return Units(scores, decisions, labels, groups)
+        _, first, codes = np.unique(keys, return_index=True, return_inverse=True)
+        sums = np.stack([np.bincount(codes, weights=column) for column in self.evidence.T], axis=1)
+        size = np.bincount(codes)[:, None] if mean else 1
+        return Units(sums / size, self.truth[first], self.groups[first])
 
-    def sample(self) -> tuple[Floats, Floats, Names, Names]:
-        """Scores of positives and negatives, then the speakers of both, in the order that the intervals take them."""
-        return self.scores[self.labels], self.scores[~self.labels], self.groups[self.labels], self.groups[~self.labels]
-
-    def hits(self) -> tuple[Floats, Floats]:
-        """For each speaker the fraction of its units decided rightly, and their number."""
-        return self._rates(np.ones_like(self.labels))
-
-    def recalls(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Fractions decided rightly of positive and negative speakers, then their numbers of units."""
-        (positive, positive_sizes), (negative, negative_sizes) = self._rates(self.labels), self._rates(~self.labels)
-        return positive, negative, positive_sizes, negative_sizes
-
-    def _rates(self, chosen: Truth) -> tuple[Floats, Floats]:
-        codes = np.unique(self.groups[chosen], return_inverse=True)[1]
+    def per_speaker(self, rates: Floats, chosen: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
+        """For each speaker the mean of its units' rates, and their number; of the chosen units."""
+        groups, rates = (self.groups, rates) if chosen is None else (self.groups[chosen], rates[chosen])
+        codes = np.unique(groups, return_inverse=True)[1]
         sizes = np.bincount(codes).astype(np.float64)
-        right = (self.decisions > 0) == self.labels
-        return np.bincount(codes, weights=right[chosen]) / sizes, sizes
+        return np.bincount(codes, weights=rates) / sizes, sizes

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
 from . import intervals, metrics
-from ._units import Units, binary_labels, check_one_label, gather, names_of
-from .claims import Claim, Estimate
-from .metrics import Floats
-
-Names = NDArray[Any]
+from ._units import Names, Units, binary_labels
+from .base import AnyAudit
+from .claims import Estimate
+from .intervals import Interval
+from .metrics import Floats, majority
 
 #: False positive rates at which a claim gives the true positive rate.
 FPRS = (0.01, 0.001)
-#: Names of the unit "one row each"; which one is a matter of what the rows are.
-ROW_UNITS = ("update", "utterance")
-UNITS = (*ROW_UNITS, "client", "speaker")
 
 
-class Audit:
+class Audit(AnyAudit):
     """How well scores tell two kinds of speakers apart.
 
     Parameters
@@ -74,6 +70,9 @@ class Audit:
     1.0
     """
 
+    headline = "auc"
+    chance_level = 0.5
+
     def __init__(
         self,
         scores: ArrayLike,
@@ -88,24 +87,26 @@ class Audit:
         threshold: float = 0.0,
         decisions: ArrayLike | None = None,
     ) -> None:
-        if aggregate not in ("sum", "mean"):
-            raise UserError(f'aggregate must be "sum" or "mean"; got {aggregate!r}.')
-        if not 0.0 < confidence < 1.0:
-            raise UserError(f"confidence must lie strictly between 0 and 1; got {confidence}.")
-        self.name, self.confidence, self.aggregate = name, float(confidence), aggregate
         self.scores: Floats = metrics.as_scores(scores, "scores")
         n = self.scores.size
         self.labels, self.positive, self.negative = binary_labels(labels, n, positive)
-        self.groups: Names = np.arange(n) if groups is None else names_of(groups, n, "groups")
-        self.clients: Names | None = None if clients is None else names_of(clients, n, "clients")
+        self.threshold = threshold
         self.decisions: Floats = (
             self.scores - threshold if decisions is None else metrics.as_scores(decisions, "decisions")
         )
         if self.decisions.size != n:
             raise UserError(f"{n} scores, but {self.decisions.size} decisions: give one for each score.")
-        check_one_label(self.groups, self.labels, (self.negative, self.positive))
-        if self.clients is not None:
-            gather(self.clients, self.groups, "client", "speakers")
+        super().__init__(
+            np.column_stack([self.scores, self.decisions]),
+            self.labels,
+            groups,
+            clients,
+            shown=self._names(self.labels),
+            what="labels",
+            confidence=confidence,
+            aggregate=aggregate,
+            name=name,
+        )
 
     def auc(self, unit: str = "speaker") -> Estimate:
         """Area under the ROC over rows, clients or speakers, with an interval over speakers.
@@ -120,38 +121,44 @@ class Audit:
         UserError
             For an unknown unit, or "client" where the audit has no clients.
         """
-        units = self._units(unit)
+        units = self.combined(unit)
         return self._estimate(
             units,
-            metrics.auc(*units.sample()[:2]),
-            lambda: intervals.auc_interval(*units.sample(), confidence=self.confidence),
+            metrics.auc(*_sample(units)[:2]),
+            lambda: intervals.auc_interval(*_sample(units), confidence=self.confidence),
         )
 
     def uar(self, unit: str = "speaker") -> Estimate:
         """Mean of the two recalls at the threshold."""
-        units = self._units(unit)
+        units = self.combined(unit)
+        right = _right(units)
+        (positive, positive_sizes), (negative, negative_sizes) = (
+            units.per_speaker(right, units.truth == kind) for kind in (True, False)
+        )
         return self._estimate(
             units,
-            metrics.uar(units.decisions > 0, units.labels),
-            lambda: intervals.uar_interval(*units.recalls(), confidence=self.confidence),
+            metrics.uar(units.evidence[:, 1] > 0, units.truth),
+            lambda: intervals.uar_interval(
+                positive, negative, positive_sizes, negative_sizes, confidence=self.confidence
+            ),
         )
 
     def accuracy(self, unit: str = "speaker") -> Estimate:
         """Fraction of right decisions at the threshold."""
-        units = self._units(unit)
+        units = self.combined(unit)
         return self._estimate(
             units,
-            metrics.accuracy(units.decisions > 0, units.labels),
-            lambda: intervals.proportion_interval(*units.hits(), confidence=self.confidence),
+            metrics.accuracy(units.evidence[:, 1] > 0, units.truth),
+            lambda: intervals.proportion_interval(*units.per_speaker(_right(units)), confidence=self.confidence),
         )
 
     def tpr_at_fpr(self, fpr: float = 0.01, unit: str = "speaker") -> Estimate:
         """True positive rate at a false positive rate; no value, with a reason, where the negatives are too few."""
-        units = self._units(unit)
-        positive, negative, *speakers = units.sample()
+        units = self.combined(unit)
+        positive, negative, *speakers = _sample(units)
         found = metrics.tpr_at_fpr(positive, negative, fpr)
         if found.value is None:
-            return self._counts(units, None, None, None, found.reason)
+            return self._counted(units, None, None, None, found.reason)
         return self._estimate(
             units,
             found.value,
@@ -160,70 +167,16 @@ class Audit:
 
     def eer(self, unit: str = "speaker") -> Estimate:
         """Equal error rate."""
-        units = self._units(unit)
+        units = self.combined(unit)
         return self._estimate(
             units,
-            metrics.eer(*units.sample()[:2]),
-            lambda: intervals.eer_interval(*units.sample(), confidence=self.confidence),
+            metrics.eer(*_sample(units)[:2]),
+            lambda: intervals.eer_interval(*_sample(units), confidence=self.confidence),
         )
 
     def roc(self, unit: str = "speaker") -> tuple[Floats, Floats]:
         """False and true positive rates, from (0, 0) to (1, 1), one point for each distinct score."""
-        units = self._units(unit)
-        return metrics.roc(*units.sample()[:2])
-
-    def speaker_scores(self) -> tuple[Names, Floats, NDArray[np.bool_]]:
-        """Speakers in sorted order, the evidence combined for each, and whether each is positive."""
-        units = self._units("speaker")
-        return units.groups, units.scores, units.labels
-
-    def speaker_decisions(self) -> Floats:
-        """Decision scores of the speakers in `speaker_scores`, positive for the positive label."""
-        return self._units("speaker").decisions
-
-    @property
-    def n_speakers(self) -> int:
-        """Number of speakers."""
-        return int(np.unique(self.groups).size)
-
-    def units(self, rows: str = "update") -> tuple[str, ...]:
-        """Units that differ here: rows where speakers have several, clients where given, and speakers.
-
-        Parameters
-        ----------
-        rows : {"update", "utterance"}
-            What a row is called.
-        """
-        several = self.n_speakers < self.scores.size
-        return (rows,) * several + ("client",) * (self.clients is not None) + ("speaker",)
-
-    def claims(self, *, rows: str = "update", **context: Any) -> list[Claim]:
-        """Every metric over every unit, speakers last.
-
-        Parameters
-        ----------
-        rows : {"update", "utterance"}
-            What a row is called.
-        **context
-            Further fields of `Claim` (`primary`, `target`, `attribute`, `defense`, `seeds`, `conditions`, ...).
-        """
-        return [
-            Claim(
-                **{"attack": self.name, **context},
-                unit=unit,
-                metric=metric,
-                value=estimate.value,
-                low=estimate.low,
-                high=estimate.high,
-                confidence=estimate.confidence,
-                n_positive=estimate.n_positive,
-                n_negative=estimate.n_negative,
-                n_speakers=estimate.n_speakers,
-                reason=estimate.reason,
-            )
-            for unit in self.units(rows)
-            for metric, estimate in self.estimates(unit).items()
-        ]
+        return metrics.roc(*_sample(self.combined(unit))[:2])
 
     def estimates(self, unit: str = "speaker") -> dict[str, Estimate]:
         """Every metric over one unit, by the name it has in a claim."""
@@ -236,39 +189,117 @@ class Audit:
             "eer": self.eer(unit),
         }
 
-    def table(self) -> str:
-        """Every metric over every unit as plain text."""
-        from .files import table
+    def headline_estimate(self, unit: str = "speaker") -> Estimate:
+        """`auc`."""
+        return self.auc(unit)
 
-        return table(self)
+    def headline_value(self, scores: ArrayLike | None = None, truth: ArrayLike | None = None) -> float:
+        """AUC over speakers, of other scores (s,) or of another truth (s,), True for the positive label."""
+        values = self.combined("speaker").evidence[:, 0] if scores is None else np.asarray(scores, dtype=np.float64)
+        positive = self.combined("speaker").truth if truth is None else np.asarray(truth, dtype=bool)
+        return metrics.auc(values[positive], values[~positive])
 
-    def save(self, folder: str | os.PathLike[str], **context: Any) -> None:
-        """Write result.json and scores.csv into a folder; see `fl_privacy.audit.files.save`."""
-        from .files import save
+    def headline_difference(self, other: Self) -> Interval | None:
+        """`intervals.difference_interval` over speakers; None where a class has fewer than 2."""
+        mine, theirs = self.combined("speaker"), other.combined("speaker")
+        if _smallest(mine) < 2:
+            return None
+        return intervals.difference_interval(*_sample(mine)[:2], *_sample(theirs)[:2], confidence=self.confidence)
 
-        save(self, folder, **context)
+    def majority(self) -> dict[str, float]:
+        """What always naming the larger class gets over speakers: accuracy, UAR and AUC."""
+        return {"accuracy": majority(self.combined("speaker").truth), "uar": 0.5, "auc": 0.5}
 
-    def _units(self, unit: str) -> Units:
-        if unit not in UNITS:
-            raise UserError(f"Unknown unit {unit!r}; there are: {', '.join(UNITS)}.")
-        if unit in ROW_UNITS:
-            return Units(self.scores, self.decisions, self.labels, self.groups)
-        if unit == "client" and self.clients is None:
-            raise UserError('This audit knows no clients: give Audit(..., clients=...), or ask for unit="speaker".')
-        keys = self.groups if unit == "speaker" else self.clients
-        assert keys is not None
-        return Units(self.scores, self.decisions, self.labels, self.groups).combined(keys, self.aggregate == "mean")
+    def speaker_scores(self) -> tuple[Names, Floats, NDArray[np.bool_]]:
+        """Speakers in sorted order, the evidence combined for each, and whether each is positive."""
+        units = self.combined("speaker")
+        return units.groups, units.evidence[:, 0], units.truth
 
-    def _estimate(self, units: Units, value: float, interval: Callable[[], intervals.Interval]) -> Estimate:
-        smallest = min(np.unique(units.groups[units.labels == kind]).size for kind in (True, False))
-        if smallest < 2:
-            return self._counts(units, value, None, None, "no interval: a class has fewer than 2 speakers")
-        return self._counts(units, value, *interval(), None)
+    def speaker_decisions(self) -> Floats:
+        """Decision scores of the speakers in `speaker_scores`, positive for the positive label."""
+        return self.combined("speaker").evidence[:, 1]
 
-    def _counts(
+    def counts(self, unit: str = "speaker") -> dict[str, int | None]:
+        """Units of each class, and speakers behind them, as a claim's fields."""
+        truth = self.combined(unit).truth
+        positive = int(truth.sum())
+        return {"n_positive": positive, "n_negative": truth.size - positive, "n_speakers": self.n_speakers}
+
+    def with_scores(self, scores: ArrayLike, *, name: str | None = None) -> Self:
+        """The same rows under another attack's scores (n,), decided at the same threshold."""
+        values = metrics.as_scores(scores, "scores")
+        evidence = np.column_stack([values, values - self.threshold])
+        return self.rebuilt(Units(evidence, self.truth, self.groups), self.clients, name)
+
+    @property
+    def question(self) -> str:
+        """As in "male against female"."""
+        return f"{self.positive} against {self.negative}"
+
+    def columns(self) -> Mapping[str, list[Any]]:
+        """Columns label, score and decision."""
+        names = np.where(self.labels, str(self.positive), str(self.negative))
+        return {"label": names.tolist(), "score": self.scores.tolist(), "decision": self.decisions.tolist()}
+
+    def _names(self, truth: NDArray[np.bool_]) -> NDArray[Any]:
+        return np.asarray(np.array([self.negative, self.positive])[truth.astype(int)])
+
+    def rebuilt(self, units: Units, clients: Names | None, name: str | None = None) -> Self:
+        """An audit of other rows, with the same settings."""
+        return type(self)(
+            units.evidence[:, 0],
+            self._names(units.truth),
+            units.groups,
+            positive=self.positive,
+            confidence=self.confidence,
+            clients=clients,
+            aggregate=self.aggregate,
+            name=self.name if name is None else name,
+            threshold=self.threshold,
+            decisions=units.evidence[:, 1],
+        )
+
+    def standardised(self) -> Units:
+        """The speakers; scores to rank less their mean, both kinds over the standard deviation."""
+        units = self.combined("speaker")
+        scores, decisions = units.evidence.T
+        # Not std > 0: rounding can leave equal scores a spread of 1e-17.
+        scale = float(scores.std()) if np.ptp(scores) > 0 else 1.0
+        evidence = np.column_stack([(scores - scores.mean()) / scale, decisions / scale])
+        return Units(evidence, units.truth, units.groups)
+
+    def check_same_kind(self, other: Self) -> None:
+        """Refuse other labels."""
+        if (self.positive, self.negative) != (other.positive, other.negative):
+            raise UserError(
+                f"Audits have different labels: {self.negative!r} and {self.positive!r}, "
+                f"then {other.negative!r} and {other.positive!r}."
+            )
+
+    def _estimate(self, units: Units, value: float, interval: Callable[[], Interval]) -> Estimate:
+        if _smallest(units) < 2:
+            return self._counted(units, value, None, None, "no interval: a class has fewer than 2 speakers")
+        return self._counted(units, value, *interval(), None)
+
+    def _counted(
         self, units: Units, value: float | None, low: float | None, high: float | None, reason: str | None
     ) -> Estimate:
-        positive = int(units.labels.sum())
+        positive = int(units.truth.sum())
         return Estimate(
-            value, low, high, self.confidence, positive, units.labels.size - positive, self.n_speakers, reason
+            value, low, high, self.confidence, positive, units.truth.size - positive, self.n_speakers, reason
         )
+
+
+def _sample(units: Units) -> tuple[Floats, Floats, Names, Names]:
+    """Scores of positives and negatives, then the speakers of both, in the order that the intervals take them."""
+    scores, yes, groups = units.evidence[:, 0], units.truth, units.groups
+    return scores[yes], scores[~yes], groups[yes], groups[~yes]
+
+
+def _right(units: Units) -> Floats:
+    return np.asarray((units.evidence[:, 1] > 0) == units.truth, dtype=np.float64)
+
+
+def _smallest(units: Units) -> int:
+    """Speakers of the class that has fewer."""
+    return min(np.unique(units.groups[units.truth == kind]).size for kind in (True, False))

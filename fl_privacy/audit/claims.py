@@ -17,13 +17,14 @@ class Estimate:
     Attributes
     ----------
     value : float or None
-        A fraction (a difference of fractions for a paired difference); None where it cannot be told.
+        A fraction (a difference of fractions for a paired difference), but for a predicted number: a correlation, an
+        error in the attribute's unit. None where it cannot be told.
     low, high : float or None
         Ends of the interval; None where there is none.
     confidence : float
         Of the interval.
-    n_positive, n_negative : int
-        Units (rows, clients or speakers) of each class.
+    n_positive, n_negative : int or None
+        Units (rows, clients or speakers) of each class; None where there are not two classes.
     n_speakers : int
         Independent units behind them.
     reason : str or None
@@ -34,8 +35,8 @@ class Estimate:
     low: float | None
     high: float | None
     confidence: float
-    n_positive: int
-    n_negative: int
+    n_positive: int | None
+    n_negative: int | None
     n_speakers: int
     reason: str | None = None
 
@@ -93,13 +94,15 @@ class Claim:
     unit : str
         "update", "client", "speaker" or "utterance".
     metric : str
-        "auc", "uar", "accuracy", "tpr_at_fpr_0.01", "eer", ...
+        "auc", "uar", "accuracy", "tpr_at_fpr_0.01", "eer", ...; "top_5_accuracy", "mean_rank" among many classes;
+        "correlation", "spearman", "mean_absolute_error", "r_squared" of a number.
     value, low, high : float or None
-        Fractions. NaN becomes None with a reason.
+        Fractions; correlations, an error in the attribute's unit, a place in a list where the metric is one. NaN
+        becomes None with a reason.
     confidence : float or None
         Of the interval.
     n_positive, n_negative, n_speakers : int or None
-        Units of each class and independent speakers.
+        Units of each class (None where there are not two) and independent speakers.
     attacker : str or None
         "static" or "adaptive".
     seeds : tuple of int

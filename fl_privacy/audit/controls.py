@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import UserError
 from ._units import gather, names_of
-from .audit import Audit
+from .base import AnyAudit
 from .claims import Estimate
-from .intervals import difference_interval
-from .metrics import Floats, as_scores, auc
+from .metrics import Floats, as_scores, majority
+
+__all__ = [
+    "CHANCE",
+    "PValue",
+    "best_blind",
+    "chance",
+    "majority",
+    "paired_difference",
+    "permutation_null",
+    "permutation_p_value",
+    "permute_speaker_labels",
+    "speaker_permutations",
+]
+
+A = TypeVar("A", bound=AnyAudit)
 
 #: The blind baseline that is always there: guessing.
 CHANCE = "chance"
@@ -38,20 +52,6 @@ class PValue:
     value: float
     smallest: float
     n: int
-
-
-def majority(labels: ArrayLike) -> float:
-    """Accuracy of always guessing the commonest label.
-
-    Parameters
-    ----------
-    labels : array_like, shape (n,)
-        One for each unit.
-    """
-    names = np.asarray(labels)
-    if names.ndim != 1 or names.size == 0:
-        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
-    return float(np.unique(names, return_counts=True)[1].max() / names.size)
 
 
 def permutation_p_value(observed: float, null: ArrayLike) -> PValue:
@@ -142,39 +142,32 @@ def speaker_permutations(speakers: ArrayLike, labels: ArrayLike, n: int, seed: i
             yield permuted[codes]
 
 
-def chance(audit: Audit) -> Audit:
+def chance(audit: A) -> A:
     """The blind baseline that gives every observation of `audit` the same score."""
-    return Audit(
-        np.zeros_like(audit.scores),
-        np.array([audit.negative, audit.positive])[audit.labels.astype(int)],
-        audit.groups,
-        positive=audit.positive,
-        confidence=audit.confidence,
-        clients=audit.clients,
-        name=CHANCE,
-    )
+    return audit.blank(CHANCE)
 
 
-def best_blind(audits: Iterable[Audit]) -> str:
-    """Name of the blind baseline with the highest AUC over speakers; "chance" where none is above .5."""
-    best, name = 0.5, CHANCE
+def best_blind(audits: Iterable[AnyAudit]) -> str:
+    """Name of the blind baseline with the highest headline over speakers; "chance" where none is above chance."""
+    best, name = -math.inf, CHANCE
     for audit in audits:
-        value = audit.auc().value
-        if value is not None and value > best:
+        value = audit.headline_value()
+        if value > max(best, audit.chance_level):
             best, name = value, audit.name
     return name
 
 
-def paired_difference(attack: Audit, blind: Audit) -> Estimate:
-    """AUC of an attack less that of a blind baseline, over the same speakers.
+def paired_difference(attack: A, blind: A) -> Estimate:
+    """Headline of an attack less that of a blind baseline, over the same speakers.
 
     Raises
     ------
     UserError
         When the two audits differ in their speakers or in a speaker's label.
     """
-    speakers, scores, labels = attack.speaker_scores()
-    others, blind_scores, blind_labels = blind.speaker_scores()
+    speakers, _, truth = attack.speaker_scores()
+    others, _, blind_truth = blind.speaker_scores()
+    attack.check_same_kind(blind)
     mine, theirs = set(speakers.tolist()), set(others.tolist())
     if mine != theirs:
         odd = sorted(map(str, mine ^ theirs))
@@ -182,23 +175,14 @@ def paired_difference(attack: Audit, blind: Audit) -> Estimate:
             f"{attack.name} and {blind.name} were not scored on the same speakers: {len(odd)} are in one alone, "
             f"such as {odd[0]}."
         )
-    if not np.array_equal(labels, blind_labels):
+    if not np.array_equal(truth, blind_truth):
         raise UserError(f"{attack.name} and {blind.name} disagree on the labels of the same speakers.")
-    value = auc(scores[labels], scores[~labels]) - auc(blind_scores[labels], blind_scores[~labels])
-    n_positive = int(labels.sum())
-    n_negative = labels.size - n_positive
-    low, high, reason = None, None, None
-    if min(n_positive, n_negative) < 2:
-        reason = "no interval: a class has fewer than 2 speakers"
-    else:
-        low, high = difference_interval(
-            scores[labels],
-            scores[~labels],
-            blind_scores[labels],
-            blind_scores[~labels],
-            confidence=attack.confidence,
-        )
-    return Estimate(value, low, high, attack.confidence, n_positive, n_negative, labels.size, reason)
+    counts = attack.counts()
+    value, ends = attack.headline_value() - blind.headline_value(), attack.headline_difference(blind)
+    if ends is None:
+        whole = attack.headline_estimate()
+        return replace(whole, value=value, low=None, high=None)
+    return Estimate(value, *ends, attack.confidence, counts["n_positive"], counts["n_negative"], len(speakers))
 
 
 def _speaker_map(speakers: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:

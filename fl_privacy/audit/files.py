@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
-from .audit import Audit
+from .base import AnyAudit
 
 SCHEMA = 1
 
@@ -24,39 +24,34 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def table(audit: Audit) -> str:
+def table(audit: AnyAudit) -> str:
     """Every metric over every unit as plain text, one line each."""
-    lines = [f"{audit.name}: {audit.positive} against {audit.negative}, {audit.n_speakers} speakers"]
+    lines = [f"{audit.name}: {audit.question}, {audit.n_speakers} speakers"]
     lines.append(f"{'unit':<10}{'metric':<20}{f'value [{100 * audit.confidence:g} % interval]':<28}counts")
     for unit in audit.units():
         for metric, estimate in audit.estimates(unit).items():
-            counts = f"{estimate.n_positive} + {estimate.n_negative}"
+            two = estimate.n_positive is not None
+            counts = f"{estimate.n_positive} + {estimate.n_negative}" if two else f"{len(audit.combined(unit).truth)}"
             lines.append(f"{unit:<10}{metric:<20}{estimate!s:<28}{counts:<14}{estimate.reason or ''}".rstrip())
     return "\n".join(lines)
 
 
-def scores_csv(audit: Audit) -> str:
-    """The audit's rows as CSV text: attack, speaker, client (where known), label, score and decision."""
-    columns = ["attack", "speaker", "label", "score", "decision"]
-    names = np.where(audit.labels, str(audit.positive), str(audit.negative)).tolist()
-    rows = [
-        [audit.name, speaker, label, repr(score), repr(decision)]
-        for speaker, label, score, decision in zip(
-            audit.groups.tolist(), names, audit.scores.tolist(), audit.decisions.tolist(), strict=True
-        )
-    ]
+def scores_csv(audit: AnyAudit) -> str:
+    """The audit's rows as CSV text: attack, speaker, client (where known), and `AnyAudit.columns`."""
+    columns: dict[str, list[Any]] = {"attack": [audit.name] * len(audit.evidence), "speaker": audit.groups.tolist()}
     if audit.clients is not None:
-        columns.insert(2, "client")
-        for row, client in zip(rows, audit.clients.tolist(), strict=True):
-            row.insert(2, client)
+        columns["client"] = audit.clients.tolist()
+    columns |= audit.columns()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows(
+        [repr(cell) if isinstance(cell, float) else cell for cell in row] for row in zip(*columns.values(), strict=True)
+    )
     return text.getvalue()
 
 
-def save(audit: Audit, folder: str | os.PathLike[str], **context: Any) -> None:
+def save(audit: AnyAudit, folder: str | os.PathLike[str], **context: Any) -> None:
     """Write an audit into a folder, made where there is none.
 
     ``result.json`` has the fields of a run's result with this audit's claims; ``scores.csv`` has its rows. Each is
@@ -64,10 +59,10 @@ def save(audit: Audit, folder: str | os.PathLike[str], **context: Any) -> None:
 
     Parameters
     ----------
-    audit : Audit
+    audit : Audit, MulticlassAudit or NumericAudit
     folder : path
     **context
-        As for `Audit.claims`.
+        As for `AnyAudit.claims`.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)

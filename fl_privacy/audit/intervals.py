@@ -9,13 +9,15 @@ enters `auc_interval` through the speakers' placement values, its limit for many
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtrik, betaincinv
 
 from ..errors import UserError
-from ._placement import Clusters, correlation_of, place, placed_interval
+from ._placement import Clusters, Placed, place, place_classes, placed_interval
+from ._pulls import correlation_of, mover
 from .metrics import Floats, as_scores, eer, tpr_at_fpr
 
 Interval = tuple[float, float]
@@ -97,18 +99,52 @@ def difference_interval(
     b = place(b_positive, b_negative, positive_groups, negative_groups)
     if np.shape(a_positive) != np.shape(b_positive) or np.shape(a_negative) != np.shape(b_negative):
         raise UserError("A paired difference needs both attacks' scores on the same rows; their numbers differ.")
-    low_a, high_a = placed_interval(a, confidence)
-    if np.ptp(np.concatenate([np.asarray(b_positive), np.asarray(b_negative)])) == 0:
-        return low_a - 0.5, high_a - 0.5
-    low_b, high_b = placed_interval(b, confidence)
-    correlation = correlation_of(a, b)
-    difference = a.value - b.value
+    constant = np.ptp(np.concatenate([np.asarray(b_positive), np.asarray(b_negative)])) == 0
+    return _difference(a, b, constant, confidence)
 
-    def reach(first: float, second: float) -> float:
-        return math.sqrt(max(first**2 + second**2 - 2 * correlation * first * second, 0.0))
 
-    low = difference - reach(a.value - low_a, high_b - b.value)
-    high = difference + reach(high_a - a.value, b.value - low_b)
+def hand_till_interval(
+    scores: Floats, codes: NDArray[np.int64], groups: ArrayLike | None = None, *, confidence: float = 0.95
+) -> Interval:
+    """Interval of Hand and Till's AUC of k classes (`metrics.hand_till`) with speakers as the independent unit.
+
+    That of `auc_interval`, carried over: the Hanley-McNeil variance of two classes with as many speakers in all, scaled
+    up where the speakers' own spread is wider. Classes of one speaker each are allowed; the speakers' spread is then
+    that among all of them.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, k)
+        Evidence for each class.
+    codes : ndarray of int, shape (n,)
+        The column of each row's class; at least two occur.
+    groups : array_like, shape (n,), optional
+        The speaker of each row.
+    """
+    return placed_interval(place_classes(scores, codes, groups), confidence)
+
+
+def hand_till_difference_interval(
+    a: Floats, b: Floats, codes: NDArray[np.int64], groups: ArrayLike | None = None, *, confidence: float = 0.95
+) -> Interval:
+    """Interval of the difference of two such AUCs on the same rows, as `difference_interval` for two classes.
+
+    Parameters
+    ----------
+    a, b : ndarray, shape (n, k)
+        Scores of the two attacks.
+    codes, groups
+        As for `hand_till_interval`.
+    """
+    constant = bool(np.all(b == b[0]))
+    return _difference(place_classes(a, codes, groups), place_classes(b, codes, groups), constant, confidence)
+
+
+def _difference(a: Placed, b: Placed, b_is_constant: bool, confidence: float) -> Interval:
+    ends = placed_interval(a, confidence)
+    if b_is_constant:
+        return ends[0] - 0.5, ends[1] - 0.5
+    low, high = mover(a.value, ends, b.value, placed_interval(b, confidence), correlation_of(a, b))
     return max(low, -1.0), min(high, 1.0)
 
 
@@ -161,7 +197,29 @@ def uar_interval(
     UserError
         With fewer than 2 speakers in a class, or a rate outside [0, 1].
     """
-    return _mean_recall(_share(positive_rates, positive_weights), _share(negative_rates, negative_weights), confidence)
+    return _mean_recall(
+        [_share(positive_rates, positive_weights), _share(negative_rates, negative_weights)], confidence
+    )
+
+
+def mean_recall_interval(
+    rates: Sequence[ArrayLike], weights: Sequence[ArrayLike] | None = None, *, confidence: float = 0.95
+) -> Interval:
+    """Interval of the mean of k recalls, `uar_interval` for any number of classes.
+
+    The one proportion is among k^2 / (1 / n_1 + ... + 1 / n_k) speakers, which is their number where the classes are
+    equal. Classes of one speaker are allowed; where all are, the exact interval of a proportion of the speakers and
+    MOVER's hardly differ.
+
+    Parameters
+    ----------
+    rates : sequence of array_like
+        For each class the fraction of each speaker's rows that are recognised.
+    weights : sequence of array_like, optional
+        Rows of each speaker.
+    """
+    sizes = [None] * len(rates) if weights is None else weights
+    return _mean_recall([_share(r, w, least=1) for r, w in zip(rates, sizes, strict=True)], confidence)
 
 
 def tpr_interval(
@@ -238,11 +296,11 @@ def eer_interval(
     return _clopper_pearson(eer(positive, negative), min(first.effective, second.effective), 1.0 - confidence)
 
 
-def _share(rates: ArrayLike, weights: ArrayLike | None) -> tuple[float, float]:
+def _share(rates: ArrayLike, weights: ArrayLike | None, least: int = 2) -> tuple[float, float]:
     """Weighted proportion and the effective number of speakers behind it."""
     values = as_scores(rates, "rates")
-    if values.size < 2 or values.min() < 0 or values.max() > 1:
-        raise UserError(f"rates must be at least 2 fractions between 0 and 1, one a speaker; got {values.size}.")
+    if values.size < least or values.min() < 0 or values.max() > 1:
+        raise UserError(f"rates must be at least {least} fractions between 0 and 1, one a speaker; got {values.size}.")
     size = np.ones_like(values) if weights is None else as_scores(weights, "weights")
     if size.shape != values.shape or size.min() <= 0:
         raise UserError("weights must be positive, one for each rate.")
@@ -263,14 +321,13 @@ def _clopper_pearson(value: float, n: float, error: float) -> Interval:
     return min(low, value), max(high, value)
 
 
-def _mean_recall(positive: tuple[float, float], negative: tuple[float, float], confidence: float) -> Interval:
-    error = 1.0 - confidence
-    (p, m), (q, n) = positive, negative
-    (low_p, high_p), (low_q, high_q) = _clopper_pearson(p, m, error), _clopper_pearson(q, n, error)
-    mean = (p + q) / 2
-    low, high = _clopper_pearson(mean, 4 * m * n / (m + n), error)
-    low = min(low, mean - math.hypot(p - low_p, q - low_q) / 2)
-    high = max(high, mean + math.hypot(high_p - p, high_q - q) / 2)
+def _mean_recall(shares: Sequence[tuple[float, float]], confidence: float) -> Interval:
+    error, k = 1.0 - confidence, len(shares)
+    mean = sum(value for value, _ in shares) / k
+    low, high = _clopper_pearson(mean, k**2 / sum(1 / n for _, n in shares), error)
+    ends = [(value, *_clopper_pearson(value, n, error)) for value, n in shares]
+    low = min(low, mean - math.hypot(*(value - end for value, end, _ in ends)) / k)
+    high = max(high, mean + math.hypot(*(end - value for value, _, end in ends)) / k)
     return max(low, 0.0), min(high, 1.0)
 
 

@@ -55,6 +55,24 @@ def as_scores(scores: ArrayLike, what: str) -> Floats:
     return values
 
 
+def as_table(scores: ArrayLike, what: str) -> Floats:
+    """Scores as a float64 array of rows and columns, refused when empty or not finite.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n, k)
+    what : str
+        What the scores are, for the message.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 2 or values.size == 0:
+        raise UserError(f"{what} must be rows of numbers, a column for each class; got shape {values.shape}.")
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if bad.size:
+        raise UserError(f"{what}: {bad.size} of {len(values)} rows are NaN or infinite, the first at index {bad[0]}.")
+    return values
+
+
 def auc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float:
     """Probability that a positive scores above a negative, a tie counting one half (Mann-Whitney).
 
@@ -73,6 +91,95 @@ def auc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float:
     # Twice the count is a whole number, so that auc(p, n) and 1 - auc(n, p) agree to the last bit.
     twice = int(np.searchsorted(ordered, positive, "left").sum() + np.searchsorted(ordered, positive, "right").sum())
     return twice / (2 * positive.size * negative.size)
+
+
+def hand_till(scores: ArrayLike, codes: ArrayLike) -> float:
+    """AUC of k classes: how well a speaker of one class is told from one of another, over all pairs of classes.
+
+    The mean, over the pairs of classes that occur, of the AUC of score[i] - score[j] between rows of class i and rows
+    of class j: the M of Hand and Till (2001) with the evidence for one class *against* the other in the place of their
+    probability of one, so that what is added to all scores of a row does not matter. Chance is .5; the shares of the
+    classes do not matter; two classes give `auc`; classes may have one row each.
+
+    Parameters
+    ----------
+    scores : array_like, shape (n, k)
+        Evidence for each class, as log-probabilities.
+    codes : array_like of int, shape (n,)
+        The column of each row's class.
+
+    Raises
+    ------
+    UserError
+        When shapes do not fit, a score is not finite, or fewer than two classes occur.
+    """
+    table, truth = as_table(scores, "scores"), np.asarray(codes)
+    if truth.shape != table.shape[:1] or truth.min() < 0 or truth.max() >= table.shape[1]:
+        raise UserError(f"codes must be {len(table)} columns of scores, from 0 to {table.shape[1] - 1}.")
+    if np.all(truth == truth[0]):
+        raise UserError("An AUC needs at least two classes that occur.")
+    placements = hand_till_placements(table, truth)
+    sizes = np.bincount(truth)
+    means = np.bincount(truth, weights=placements)[sizes > 0] / sizes[sizes > 0]
+    # Equal counts of pairs won are equal AUCs, in whichever order they were added.
+    return round(float(means.mean()), 12)
+
+
+def hand_till_placements(scores: Floats, codes: NDArray[np.int64]) -> Floats:
+    """For each row the share of rows of the other classes that it is told from, a mean over those classes; unchecked.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, k)
+    codes : ndarray of int, shape (n,)
+    """
+    classes, ranks, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+    if codes.size <= 400:
+        # One comparison of all rows with all: the quickest where it fits.
+        margins = scores[np.arange(codes.size), codes][:, None] - scores[:, codes]
+        won = (margins > -margins.T) + 0.5 * (margins == -margins.T)
+        weights = (ranks[:, None] != ranks) / sizes[ranks]
+        return np.asarray((won * weights).sum(axis=1) / (classes.size - 1))
+    rows = [np.flatnonzero(codes == c) for c in classes]
+    total = np.zeros(codes.size)
+    for i, mine in enumerate(rows):
+        for j, theirs in enumerate(rows):
+            if i != j:
+                margin = scores[:, classes[i]] - scores[:, classes[j]]
+                others = np.sort(margin[theirs])
+                twice = np.searchsorted(others, margin[mine], "left") + np.searchsorted(others, margin[mine], "right")
+                total[mine] += twice / (2.0 * theirs.size)
+    return total / (classes.size - 1)
+
+
+def ranks_of_truth(scores: Floats, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How many classes score above each row's true one, and how many as high (itself among them).
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, k)
+    codes : ndarray of int, shape (n,)
+    """
+    own = scores[np.arange(codes.size), codes][:, None]
+    return (scores > own).sum(axis=1), (scores == own).sum(axis=1)
+
+
+def among_best(scores: Floats, codes: NDArray[np.int64], best: int = 1) -> Floats:
+    """Whether each row's true class is among the `best` highest scores; a tie shares the places there are.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (n, k)
+    codes : ndarray of int, shape (n,)
+    best : int
+
+    Returns
+    -------
+    ndarray of float, shape (n,)
+        From 0 to 1.
+    """
+    above, equal = ranks_of_truth(scores, codes)
+    return np.clip((best - above) / equal, 0.0, 1.0)
 
 
 def roc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> tuple[Floats, Floats]:
@@ -142,3 +249,73 @@ def uar(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Unweighted average recall: the mean, over the labels that occur, of the fraction predicted rightly."""
     given, truth = _paired(predicted, labels)
     return float(np.mean([np.mean(given[truth == label] == label) for label in np.unique(truth)]))
+
+
+def pearson(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Pearson's correlation; 0 where either does not vary, since what is the same for all tells nothing.
+
+    Parameters
+    ----------
+    predictions, values : array_like, shape (n,)
+    """
+    x, y = _numbers(predictions, values)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    x, y = x - x.mean(), y - y.mean()
+    # Scaled first, so that no product under- or overflows.
+    x, y = x / np.abs(x).max(), y / np.abs(y).max()
+    found = float(x @ y) / math.sqrt(float(x @ x) * float(y @ y))
+    return min(max(round(found, 12), -1.0), 1.0)
+
+
+def spearman(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Spearman's correlation: Pearson's of the ranks."""
+    x, y = _numbers(predictions, values)
+    return pearson(ranks(x), ranks(y))
+
+
+def ranks(values: Floats) -> Floats:
+    """Ranks from 1, equal values sharing the mean of theirs."""
+    _, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.asarray((np.cumsum(counts) - (counts - 1) / 2)[codes])
+
+
+def mean_absolute_error(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Mean distance of the predictions from the values, in their unit."""
+    x, y = _numbers(predictions, values)
+    return float(np.abs(x - y).mean())
+
+
+def r_squared(predictions: ArrayLike, values: ArrayLike) -> float:
+    """Share of the values' variance that predictions tell: 0 for always guessing the mean, below for worse, 1 at most.
+
+    Raises
+    ------
+    UserError
+        Where all values are the same.
+    """
+    x, y = _numbers(predictions, values)
+    if np.ptp(y) == 0:
+        raise UserError("All values are the same: there is nothing to predict.")
+    return 1.0 - float(np.square(x - y).sum() / np.square(y - y.mean()).sum())
+
+
+def _numbers(predictions: ArrayLike, values: ArrayLike) -> tuple[Floats, Floats]:
+    x, y = as_scores(predictions, "predictions"), as_scores(values, "values")
+    if x.shape != y.shape:
+        raise UserError(f"{x.size} predictions, but {y.size} values: give one for each.")
+    return x, y
+
+
+def majority(labels: ArrayLike) -> float:
+    """Accuracy of always guessing the commonest label.
+
+    Parameters
+    ----------
+    labels : array_like, shape (n,)
+        One for each unit.
+    """
+    names = np.asarray(labels)
+    if names.ndim != 1 or names.size == 0:
+        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
+    return float(np.unique(names, return_counts=True)[1].max() / names.size)

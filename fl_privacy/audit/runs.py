@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from ..errors import UserError
-from ._units import Names, Truth, Units, check_one_label
-from .audit import Audit
-from .metrics import Floats
+from ._units import Units
+from .base import AnyAudit
+
+A = TypeVar("A", bound=AnyAudit)
 
 
-def standardise_runs(runs: Sequence[Audit]) -> Audit:
+def standardise_runs(runs: Sequence[A]) -> A:
     """Merge runs of one experiment (seeds) into one audit over speakers.
 
     To rank, a speaker's evidence is standardised within each run (less the mean over the run's speakers, over their
@@ -20,14 +22,18 @@ def standardise_runs(runs: Sequence[Audit]) -> Audit:
     the run's standard deviation *without* centring and averaged, so that the threshold stays where the attacker, who
     does not know the share of either class, has put it.
 
+    Of several classes, a speaker's scores are first taken less their own mean, each class is then centred like a score
+    of two classes, and the standard deviation is that over all classes together. Predicted numbers are averaged as they
+    are.
+
     Parameters
     ----------
-    runs : sequence of Audit
-        With the same labels; speakers may differ.
+    runs : sequence of Audit, MulticlassAudit or NumericAudit
+        Of one kind, with the same labels; speakers may differ.
 
     Returns
     -------
-    Audit
+    Audit, MulticlassAudit or NumericAudit
         One row a speaker; name and confidence of the first run.
 
     Raises
@@ -38,32 +44,12 @@ def standardise_runs(runs: Sequence[Audit]) -> Audit:
     if not runs:
         raise UserError("No runs to merge: give at least one audit.")
     first = runs[0]
-    speakers: list[Names] = []
-    ranks: list[Floats] = []
-    decisions: list[Floats] = []
-    labels: list[Truth] = []
     for run in runs:
-        if (run.positive, run.negative) != (first.positive, first.negative):
-            raise UserError(
-                f"Runs have different labels: {first.negative!r} and {first.positive!r}, "
-                f"then {run.negative!r} and {run.positive!r}."
-            )
-        names, scores, truth = run.speaker_scores()
-        # Not std > 0: rounding can leave equal scores a spread of 1e-17.
-        scale = float(scores.std()) if np.ptp(scores) > 0 else 1.0
-        speakers.append(names)
-        ranks.append((scores - scores.mean()) / scale)
-        decisions.append(run.speaker_decisions() / scale)
-        labels.append(truth)
-    rows = Units(np.concatenate(ranks), np.concatenate(decisions), np.concatenate(labels), np.concatenate(speakers))
-    check_one_label(rows.groups, rows.labels, (first.negative, first.positive))
-    merged = rows.combined(rows.groups, mean=True)
-    return Audit(
-        merged.scores,
-        np.array([first.negative, first.positive])[merged.labels.astype(int)],
-        merged.groups,
-        positive=first.positive,
-        confidence=first.confidence,
-        name=first.name,
-        decisions=merged.decisions,
-    )
+        if type(run) is not type(first):
+            raise UserError(f"Runs are of two kinds: {type(first).__name__} and {type(run).__name__}.")
+        first.check_same_kind(run)
+    parts = [run.standardised() for run in runs]
+    rows = Units(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("evidence", "truth", "groups")))
+    # Built from all rows first, which refuses a speaker with two labels.
+    whole = first.rebuilt(rows, None)
+    return whole.rebuilt(rows.combined(whole.groups, mean=True), None)
