@@ -151,8 +151,9 @@ class FederatedSER:
     def _features(self, choice: CorpusChoice) -> FeatureTable:
         corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self.settings.task)
         what = f"features of {choice.corpus}"
+        features = self.settings.features
         return extract(
-            corpus, self.settings.features.name, progress=lambda done, total: self._progress(what, done, total)
+            corpus, features.name, features.options, progress=lambda done, total: self._progress(what, done, total)
         )
 
     def _partition(self, name: str, seed: int) -> tuple[list[FeatureTable], Partition]:
