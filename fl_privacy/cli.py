@@ -111,7 +111,10 @@ def presets() -> None:
 
 @app.command()
 def corpus(
-    name: Annotated[str, typer.Argument(help="synthetic, ravdess, emodb, crema_d, folder, or package.module:scan.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, folder, or package.module:scan."),
+    ],
     path: Annotated[Path | None, typer.Argument(help="Its folder; default $FL_PRIVACY_DATA/NAME.")] = None,
 ) -> None:
     """Show what a corpus holds: speakers by sex, utterances by emotion, hours, and what was left out and why."""

@@ -101,6 +101,8 @@ class Features(_Section):
     """What clients train on."""
 
     name: str = "functionals"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the extractor, such as ``checkpoint`` of "ssl"."""
     normalise: Literal["global", "speaker", "none"] = "global"
 
 

@@ -51,6 +51,8 @@ def test_the_file_is_not_changed_by_settings():
         ("attack.deep.C=0.5", lambda f: f.attack[1].model_dump()["C"], 0.5),
         ("attack.input-reconstruction.C=2", lambda f: f.attack[0].model_dump()["C"], 2),
         ("private.options={speakers = 4}", lambda f: f.private.options, {"speakers": 4}),
+        ("features.options.checkpoint=/m.pt", lambda f: f.features.options, {"checkpoint": "/m.pt"}),
+        ("features.options={layer = 3}", lambda f: f.features.options, {"layer": 3}),
         ("private.options.speakers=4", lambda f: f.private.options, {"speakers": 4}),
     ],
 )

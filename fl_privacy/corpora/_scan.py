@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from fl_privacy.corpora._audio import fault
+from fl_privacy.corpora._audio import fault, is_audio
 from fl_privacy.corpora._errors import CorpusError
 from fl_privacy.corpora.base import Corpus, Excluded, Utterance
 
@@ -59,8 +60,145 @@ def read_table(path: Path, columns: Iterable[str]) -> list[dict[str, str]]:
     return [{key: (value or "").strip() for key, value in row.items()} for row in rows]
 
 
+def inside(folder: Path, *names: str) -> Path | None:
+    """Return ``folder/names[0]/names[1]...``, whatever the case of the names on disk, or None where there is none."""
+    for name in names:
+        if not (folder / name).exists():
+            if not folder.is_dir():
+                return None
+            name = next((e.name for e in sorted(folder.iterdir()) if e.name.lower() == name.lower()), name)
+        folder = folder / name
+    return folder if folder.exists() else None
+
+
+def places(root: Path) -> list[Path]:
+    """Return where a copy may lie: the folder itself, or one in it (archives unpack into a folder of their own)."""
+    inner = (entry for entry in sorted(root.iterdir()) if not entry.name.startswith((".", "__MACOSX")))
+    return [root, *(entry for entry in inner if entry.is_dir() and os.access(entry, os.R_OK | os.X_OK))]
+
+
+def recordings(
+    folders: Iterable[Path], root: Path, name: Callable[[str], str] = str.upper
+) -> tuple[dict[str, Path], list[Excluded]]:
+    """Find the recordings below some folders.
+
+    Parameters
+    ----------
+    folders : iterable of Path
+        Where to look.
+    root : Path
+        Of the corpus.
+    name : callable
+        Makes an utterance's name, in capitals, of a file's name without suffix.
+
+    Returns
+    -------
+    dict of str to Path
+        The wav or flac file of each name.
+    list of Excluded
+        What is no audio, or a second file of the same name.
+    """
+    found: dict[str, Path] = {}
+    excluded = []
+    for path in sorted(path for folder in folders for path in folder.rglob("*") if path.is_file()):
+        if not is_audio(path):
+            excluded.append(Excluded(relative(path, root), "not a wav or flac file"))
+        elif found.setdefault(name(path.stem), path) != path:
+            excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
+    return found, excluded
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file, whatever ends them; bytes that are not UTF-8 (names in comments) are replaced.
+
+    Raises
+    ------
+    CorpusError
+        If the file cannot be opened.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be opened ({error.strerror})") from error
+
+
+def first_of_each(
+    corpus: str, rows: Iterable[tuple[str, str, str] | Excluded]
+) -> tuple[dict[str, str], list[Excluded]]:
+    """Gather rows of (where, utterance, label); rows that could not be read are already `Excluded`.
+
+    Returns
+    -------
+    dict of str to str
+        The label of each utterance.
+    list of Excluded
+        What was excluded already, and rows that say the same again.
+
+    Raises
+    ------
+    CorpusError
+        If two rows give an utterance different labels.
+    """
+    labels: dict[str, str] = {}
+    excluded = []
+    for row in rows:
+        if isinstance(row, Excluded):
+            excluded.append(row)
+            continue
+        where, utterance, label = row
+        first = labels.get(utterance)
+        if first is None:
+            labels[utterance] = label
+        elif first == label:
+            excluded.append(Excluded(where, f"second row of {utterance}"))
+        else:
+            raise CorpusError(
+                f"corpus {corpus!r}: {where} labels {utterance} {label!r}, an earlier row {first!r}; remove one of them"
+            )
+    return labels, excluded
+
+
+def matched(
+    labels: Mapping[str, str],
+    audio: Mapping[str, Path],
+    make: Callable[[str, str, Path | None], Utterance | str],
+    root: Path,
+    table: str,
+) -> tuple[list[Utterance], list[Excluded]]:
+    """Bring labels and recordings together.
+
+    Parameters
+    ----------
+    labels : mapping of str to str
+        Of each utterance that the tables name.
+    audio : mapping of str to Path
+        From `recordings`.
+    make : callable
+        Makes an utterance of its name, label and file, or says why it is left out.
+    root : Path
+        Of the corpus.
+    table : str
+        What to name where a recording is in no table.
+    """
+    candidates, excluded = [], []
+    left = dict(audio)
+    for name, label in labels.items():
+        found = make(name, label, left.pop(name.upper(), None))
+        if isinstance(found, str):
+            excluded.append(Excluded(name, found))
+        else:
+            candidates.append(found)
+    excluded += [Excluded(relative(path, root), f"no row in {table}") for path in left.values()]
+    return candidates, excluded
+
+
 def checked(
-    name: str, root: Path, candidates: Iterable[Utterance], excluded: Iterable[Excluded], looked_for: str
+    name: str,
+    root: Path,
+    candidates: Iterable[Utterance],
+    excluded: Iterable[Excluded],
+    looked_for: str,
+    speaker_order: tuple[str, ...] = (),
 ) -> Corpus:
     """Make a corpus of the candidates whose file has a good header; the others join `excluded`.
 
@@ -83,7 +221,7 @@ def checked(
         found = f"; left out: {left[0].item} ({left[0].reason})" if left else ""
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         raise CorpusError(f"corpus {name!r}: no usable recordings in {root}. Looked for {looked_for}{found}{more}")
-    return Corpus(name, root, tuple(kept), tuple(left))
+    return Corpus(name, root, tuple(kept), tuple(left), speaker_order=speaker_order)
 
 
 def relative(path: Path, root: Path) -> str:

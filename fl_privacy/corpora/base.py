@@ -72,6 +72,8 @@ class AudioSource(Protocol):
 class Corpus:
     """Utterances with labels, sorted by speaker and id (numbers by value), and what was left out.
 
+    The order of the speakers matters: federations hold out folds of the ordered list.
+
     Attributes
     ----------
     name : str
@@ -84,6 +86,8 @@ class Corpus:
         What was found but not taken, each with its reason.
     source : AudioSource
         Supplies the audio; by default it reads ``Utterance.path``.
+    speaker_order : tuple of str
+        The corpus's own order of its speakers, where that is not the sorted one; speakers it does not name come last.
 
     Raises
     ------
@@ -96,9 +100,14 @@ class Corpus:
     utterances: tuple[Utterance, ...]
     excluded: tuple[Excluded, ...] = ()
     source: AudioSource = field(default_factory=FileAudio, compare=False)
+    speaker_order: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        ordered = tuple(sorted(self.utterances, key=lambda u: (_natural(u.speaker), _natural(u.id))))
+        place = {speaker: number for number, speaker in enumerate(self.speaker_order)}
+        last = len(place)
+        ordered = tuple(
+            sorted(self.utterances, key=lambda u: (place.get(u.speaker, last), _natural(u.speaker), _natural(u.id)))
+        )
         seen: set[str] = set()
         for utterance in ordered:
             if utterance.id in seen:
@@ -134,7 +143,7 @@ class Corpus:
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """The speakers, sorted, numbers by value."""
+        """The speakers, in the corpus's own order where it has one, else sorted, numbers by value."""
         return tuple(dict.fromkeys(utterance.speaker for utterance in self.utterances))
 
     @property

@@ -18,12 +18,14 @@ CORPORA: Mapping[str, str] = MappingProxyType(
         "ravdess": "fl_privacy.corpora.ravdess:scan",
         "emodb": "fl_privacy.corpora.emodb:scan",
         "crema_d": "fl_privacy.corpora.crema_d:scan",
+        "iemocap": "fl_privacy.corpora.iemocap:scan",
+        "msp_improv": "fl_privacy.corpora.msp_improv:scan",
         "folder": "fl_privacy.corpora.folder:scan",
     }
 )
 """The built-in corpora: name -> where its scan is."""
 
-_UNDER_DATA = frozenset({"ravdess", "emodb", "crema_d"})
+_UNDER_DATA = frozenset({"ravdess", "emodb", "crema_d", "iemocap", "msp_improv"})
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> Corpus:

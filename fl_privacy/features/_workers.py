@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,11 +17,11 @@ _extractor: Extractor | None = None
 _source: AudioSource | None = None
 
 
-def start(name: str, source: AudioSource) -> None:
+def start(name: str, options: Mapping[str, Any], source: AudioSource) -> None:
     """Prepare this process: die with the parent, use one thread, make the extractor once."""
     global _extractor, _source
     prepare_worker()
-    _extractor, _source = load_extractor(name), source
+    _extractor, _source = load_extractor(name, **options), source
 
 
 def work(utterances: list[Utterance]) -> list[NDArray[np.float32] | str]:

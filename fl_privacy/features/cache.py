@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +27,7 @@ def cache_folder() -> Path:
 
 
 class FeatureCache:
-    """One small file an utterance, under a key of extractor, versions and audio.
+    """One small file an utterance, under a key of extractor, options, versions and audio.
 
     A damaged file reads as absent. A folder that cannot be written costs one warning and no more.
 
@@ -34,11 +37,16 @@ class FeatureCache:
         The name by which the extractor was asked for.
     extractor : Extractor
         Its name, version and dimension.
+    options : mapping, optional
+        The arguments that it was made with.
     """
 
-    def __init__(self, spec: str, extractor: Extractor) -> None:
+    def __init__(self, spec: str, extractor: Extractor, options: Mapping[str, Any] | None = None) -> None:
         self._dimension = extractor.dimension
-        self._prefix = "\n".join([spec, extractor.name, extractor.version, version("torch")])
+        parts = [spec, extractor.name, extractor.version, version("torch")]
+        if options:
+            parts.append(json.dumps(options, sort_keys=True, default=repr))
+        self._prefix = "\n".join(parts)
         plain = re.sub(r"[^A-Za-z0-9._-]+", "_", f"{extractor.name}-{extractor.version}")
         self._folder = cache_folder() / "features" / plain
         self._writable = True

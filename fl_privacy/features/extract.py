@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,7 @@ _BATCH = 16  # utterances a task
 
 Progress = Callable[[int, int], None]
 _Outcome = NDArray[np.float32] | str
+_Task = tuple[str, Mapping[str, Any], AudioSource]  # what a worker needs: the extractor's name and options, the audio
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +65,12 @@ class FeatureTable:
 
 
 def extract(
-    corpus: Corpus, name: str = "functionals", *, processes: int | None = None, progress: Progress | None = None
+    corpus: Corpus,
+    name: str = "functionals",
+    options: Mapping[str, Any] | None = None,
+    *,
+    processes: int | None = None,
+    progress: Progress | None = None,
 ) -> FeatureTable:
     """Compute the features of every utterance, or take them from the cache.
 
@@ -73,6 +80,8 @@ def extract(
         The utterances.
     name : str
         An extractor, see `fl_privacy.features.load_extractor`.
+    options : mapping, optional
+        Its options, such as the checkpoint of "ssl"; they are part of the cache's key.
     processes : int, optional
         Number of processes; 1 is this one. By default as many as there are cores where the work is worth the seconds
         that starting them takes, else 1. The result is the same for any number.
@@ -87,14 +96,16 @@ def extract(
     Raises
     ------
     FeatureError
-        If the corpus is empty or no utterance has features, or for an unknown extractor or number of processes.
+        If the corpus is empty or no utterance has features, or for an unknown extractor, option or number of
+        processes.
     """
     if not len(corpus):
         raise FeatureError(f"corpus {corpus.name!r} has no utterances to extract features from")
     if processes is not None and processes < 1:
         raise FeatureError(f"processes must be at least 1, not {processes}")
-    extractor = load_extractor(name)
-    cache = FeatureCache(name, extractor)
+    options = dict(options or {})
+    extractor = load_extractor(name, **options)
+    cache = FeatureCache(name, extractor, options)
     outcomes: dict[str, _Outcome] = {}
     fingerprints: dict[str, str] = {}
 
@@ -117,7 +128,7 @@ def extract(
             missing.append(utterance)
         else:
             finish(utterance, cached, store=False)
-    for utterance, outcome in _compute(missing, name, extractor, corpus.source, processes):
+    for utterance, outcome in _compute(missing, extractor, (name, options, corpus.source), processes):
         finish(utterance, outcome)
     return _table(corpus, outcomes)
 
@@ -140,9 +151,10 @@ def _table(corpus: Corpus, outcomes: dict[str, _Outcome]) -> FeatureTable:
 
 
 def _compute(
-    utterances: Sequence[Utterance], name: str, extractor: Extractor, source: AudioSource, processes: int | None
+    utterances: Sequence[Utterance], extractor: Extractor, task: _Task, processes: int | None
 ) -> Iterator[tuple[Utterance, _Outcome]]:
     """Yield features, in any order, from as many processes as asked for or as pay for themselves."""
+    source = task[2]
     with one_thread():
         if processes is None:
             trial, rest = utterances[:_TRIAL], utterances[_TRIAL:]
@@ -156,7 +168,7 @@ def _compute(
         if processes > 1 and utterances:
             done: set[str] = set()
             try:
-                for utterance, outcome in _in_pool(utterances, name, source, processes):
+                for utterance, outcome in _in_pool(utterances, task, processes):
                     done.add(utterance.id)
                     yield utterance, outcome
             except BrokenProcessPool:
@@ -168,15 +180,13 @@ def _compute(
             yield utterance, _workers.features_of(utterance, extractor, source)
 
 
-def _in_pool(
-    utterances: Sequence[Utterance], name: str, source: AudioSource, processes: int
-) -> Iterator[tuple[Utterance, _Outcome]]:
+def _in_pool(utterances: Sequence[Utterance], task: _Task, processes: int) -> Iterator[tuple[Utterance, _Outcome]]:
     batches = [list(utterances[start : start + _BATCH]) for start in range(0, len(utterances), _BATCH)]
     pool = ProcessPoolExecutor(
         min(processes, len(batches)),
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_workers.start,
-        initargs=(name, source),
+        initargs=task,
     )
     try:
         batch_of = {pool.submit(_workers.work, batch): batch for batch in batches}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ EXTRACTORS: Mapping[str, str] = MappingProxyType(
     {
         "functionals": "fl_privacy.features.functionals:Functionals",
         "emobase": "fl_privacy.features.emobase:Emobase",
+        "ssl": "fl_privacy.features.ssl:SSL",
     }
 )
 """The built-in extractors: name -> where its class is."""
@@ -46,14 +48,15 @@ class Extractor(Protocol):
         """Return float32 (dimension,) for the samples float32 (n,), mono 16 kHz."""
 
 
-def load_extractor(name: str) -> Extractor:
+def load_extractor(name: str, /, **options: Any) -> Extractor:
     """Make an extractor.
 
     Parameters
     ----------
     name : str
-        One of `EXTRACTORS`, or ``package.module:object`` for one's own: an `Extractor`, or a class that makes one
-        without arguments.
+        One of `EXTRACTORS`, or ``package.module:object`` for one's own: an `Extractor`, or a class that makes one.
+    **options
+        Arguments of the class.
 
     Returns
     -------
@@ -63,10 +66,10 @@ def load_extractor(name: str) -> Extractor:
     Raises
     ------
     FeatureError
-        For an unknown name, an object that is no extractor, or an optional package that is not installed.
+        For an unknown name or option, an object that is no extractor, or an optional package that is not installed.
     """
     found = find_object(name, EXTRACTORS, "feature extractor", FeatureError)
-    extractor = found() if isinstance(found, type) else found
+    extractor = _make(name, found, options)
     missing = [part for part in ("name", "version", "dimension") if not hasattr(extractor, part)]
     if missing or not callable(extractor):
         raise FeatureError(
@@ -75,3 +78,19 @@ def load_extractor(name: str) -> Extractor:
         )
     checked: Extractor = extractor
     return checked
+
+
+def _make(name: str, found: Any, options: Mapping[str, Any]) -> Any:
+    if not isinstance(found, type):
+        if options:
+            raise FeatureError(f"feature extractor {name!r} is ready made: it takes no options")
+        return found
+    signature = inspect.signature(found)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        raise FeatureError(
+            f"feature extractor {name!r}: {error}. {f'Its options: {known}' if known else 'It takes no options'}"
+        ) from None
+    return found(**options)

@@ -87,8 +87,9 @@ class Voices:
     def _features(self, choice: CorpusChoice) -> FeatureTable:
         corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self._settings.task)
         what = f"features of {choice.corpus}"
+        features = self._settings.features
         return extract(
-            corpus, self._settings.features.name, progress=lambda done, total: self._progress(what, done, total)
+            corpus, features.name, features.options, progress=lambda done, total: self._progress(what, done, total)
         )
 
 

@@ -254,11 +254,17 @@ def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:
     from fl_privacy.sims.partition import task_corpus
 
     for choice in (file.private, *file.auxiliary):
-        key = json.dumps([file.features.name, choice.corpus, choice.root, choice.options, file.task.model_dump()])
+        features = [file.features.name, file.features.options]
+        key = json.dumps([features, choice.corpus, choice.root, choice.options, file.task.model_dump()])
         if key not in warmed:
             corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), file.task)
             what = f"features of {choice.corpus}"
-            extract(corpus, file.features.name, progress=lambda done, total, what=what: tell(what, done, total))  # type: ignore[misc]
+            extract(
+                corpus,
+                file.features.name,
+                file.features.options,
+                progress=lambda done, total, what=what: tell(what, done, total),  # type: ignore[misc]
+            )
             warmed.add(key)
 
 

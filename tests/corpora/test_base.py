@@ -75,3 +75,12 @@ def test_a_corpus_travels_to_other_processes() -> None:
     made = Corpus.load("synthetic", speakers=2, utterances=1)
     again = pickle.loads(pickle.dumps(made))
     assert (again.wave(again.utterances[0]) == made.wave(made.utterances[0])).all()
+
+
+def test_a_corpus_may_order_its_speakers_itself() -> None:
+    rows = tuple(Utterance(f"{speaker}-{n}", speaker) for speaker in ("F10", "F2", "M2", "M1", "F1") for n in (10, 2))
+    found = Corpus("test", None, rows, speaker_order=("M1", "F1", "M2", "F2"))
+    assert found.speakers == ("M1", "F1", "M2", "F2", "F10")
+    assert [utterance.id for utterance in found][:2] == ["M1-2", "M1-10"]
+    assert found.select(lambda u: u.speaker != "F1", "test").speakers == ("M1", "M2", "F2", "F10")
+    assert pickle.loads(pickle.dumps(found)).speakers == found.speakers

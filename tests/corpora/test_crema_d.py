@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import csv
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fl_privacy.corpora import Corpus, CorpusError
+from tests.corpora import trees
 
 Tone = Callable[[Path], Path]
 VOTES = {
@@ -52,8 +51,8 @@ def test_the_vote_is_the_emotion(small: Path) -> None:
         "1002_DFA_ANG_XX": "angry",
     }
     assert corpus.utterances[0].labels == {
-        "gender": "male", "emotion": "neutral", "age": "51", "race": "Caucasian", "ethnicity": "Not Hispanic",
-        "statement": "IEO", "intended": "HAP", "intensity": "LO",
+        "gender": "male", "emotion": "neutral", "age": "51", "age_group": "50-59", "race": "Caucasian",
+        "ethnicity": "Not Hispanic", "statement": "IEO", "intended": "HAP", "intensity": "LO",
     }  # fmt: skip
 
 
@@ -92,21 +91,49 @@ def test_a_missing_column_is_named(small: Path) -> None:
         Corpus.load("crema_d", small)
 
 
-@pytest.mark.data
-def test_the_real_tables(data: Path, tmp_path: Path, tone: Tone) -> None:
-    meta = data / "crema_d_meta"
-    with pytest.raises(CorpusError, match=r"no AudioWAV folder.*git lfs pull"):
-        Corpus.load("crema_d", meta)
-    one = tone(tmp_path / "one.wav")
-    root = tmp_path / "crema"
-    (root / "AudioWAV").mkdir(parents=True)
-    with (meta / "audiowav_lfs_index.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            os.link(one, root / row["path"])
-    shutil.copytree(meta / "processedResults", root / "processedResults")
-    shutil.copy(meta / "VideoDemographics.csv", root)
+@pytest.mark.parametrize(
+    ("age", "group"), [("20", "20-29"), ("39", "30-39"), ("59", "50-59"), ("60", "60+"), ("74", "60+")]
+)
+def test_ages_are_grouped_by_decade(small: Path, age: str, group: str) -> None:
+    table = small / "VideoDemographics.csv"
+    table.write_text(table.read_text().replace("1001,51", f"1001,{age}"))
+    labels = Corpus.load("crema_d", small).utterances[0].labels
+    assert (labels["age"], labels["age_group"]) == (age, group)
 
-    corpus = Corpus.load("crema_d", root)
+
+@pytest.mark.parametrize("age", ["", "unknown"])
+def test_an_age_that_is_no_number_has_no_group(small: Path, age: str) -> None:
+    table = small / "VideoDemographics.csv"
+    table.write_text(table.read_text().replace("1001,51", f"1001,{age}"))
+    labels = Corpus.load("crema_d", small).utterances[0].labels
+    assert "age_group" not in labels
+    assert labels.get("age", "") == age
+
+
+def test_contradictory_votes_are_an_error(small: Path) -> None:
+    with (small / "processedResults" / "summaryTable.csv").open("a") as file:
+        file.write('\n"99","1001_IEO_NEU_XX","N","69","A"')
+    with pytest.raises(CorpusError, match=r"row 11 labels 1001_IEO_NEU_XX 'A', an earlier row 'N'"):
+        Corpus.load("crema_d", small)
+
+
+def test_what_macos_leaves_behind_is_left_out(small: Path) -> None:
+    before = Corpus.load("crema_d", small)
+    (small / "AudioWAV" / "._1001_IEO_NEU_XX.wav").write_bytes(b"\0\5\x16\7")
+    (small / "AudioWAV").rename(small / "audiowav")
+    after = Corpus.load("crema_d", small)
+    assert [(u.id, u.labels) for u in after] == [(u.id, u.labels) for u in before]
+    assert {(e.item, e.reason) for e in after.excluded} - {(e.item, e.reason) for e in before.excluded} == {
+        ("audiowav/._1001_IEO_NEU_XX.wav", "not a wav or flac file")
+    }
+
+
+@pytest.mark.data
+def test_the_real_tables(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"no AudioWAV folder.*git lfs pull"):
+        Corpus.load("crema_d", data / "crema_d_meta")
+    trees.write_crema_d(tmp_path / "crema", data / "crema_d_meta")
+    corpus = Corpus.load("crema_d", tmp_path / "crema")
     assert len(corpus) == 4798
     assert Counter(corpus.speaker_labels("gender").values()) == {"female": 43, "male": 48}
     assert Counter(zip(corpus.label("gender"), corpus.label("emotion"), strict=True)) == {
@@ -115,6 +142,14 @@ def test_the_real_tables(data: Path, tmp_path: Path, tone: Tone) -> None:
     }  # fmt: skip
     counts = Counter(utterance.speaker for utterance in corpus).values()
     assert (len(counts), min(counts), max(counts)) == (91, 38, 65)
+    assert corpus.speakers == tuple(str(actor) for actor in range(1001, 1092))
+    assert Counter(corpus.speaker_labels("age_group").values()) == {
+        "20-29": 34, "30-39": 23, "40-49": 16, "50-59": 12, "60+": 6,
+    }  # fmt: skip
+    assert Counter(corpus.speaker_labels("race").values()) == {
+        "Caucasian": 61, "African American": 22, "Asian": 7, "Unknown": 1,
+    }  # fmt: skip
+    assert sum(float(age) for age in corpus.speaker_labels("age").values()) / 91 == pytest.approx(36.43, abs=0.01)
     left = Counter(excluded.reason for excluded in corpus.excluded)
     assert left["the vote is a tie"] == 420
     assert left["known to hold no speech"] == 1

@@ -11,9 +11,8 @@ from fl_privacy.corpora import CORPORA, Corpus, CorpusError, load
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(
-        CorpusError, match=r"unknown corpus 'radvess'. Known: synthetic, ravdess, emodb, crema_d, folder"
-    ):
+    known = "synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, folder"
+    with pytest.raises(CorpusError, match=rf"unknown corpus 'radvess'. Known: {known}"):
         load("radvess")
 
 
@@ -26,7 +25,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
         load("emodb", "somewhere", seed=3)
 
 
-@pytest.mark.parametrize("name", ["ravdess", "emodb", "crema_d"])
+@pytest.mark.parametrize("name", ["ravdess", "emodb", "crema_d", "iemocap", "msp_improv"])
 def test_without_a_root_it_looks_under_the_data_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,16 @@ class Gentle(Level):
         return np.nan_to_num(super().__call__(wave))
 
 
+class Scaled(Gentle):
+    """Has an option, and one of a tempting name."""
+
+    def __init__(self, name: float = 1.0) -> None:
+        self.factor = name
+
+    def __call__(self, wave: np.ndarray, /) -> np.ndarray:
+        return np.array([np.abs(wave).mean(), len(wave)], np.float32) * np.array([self.factor, self.factor], np.float32)
+
+
 class Dying(Gentle):
     """Ends every process but the test's own."""
 

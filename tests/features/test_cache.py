@@ -37,6 +37,16 @@ def test_another_extractor_version_or_audio_is_another_entry(monkeypatch: pytest
     assert made().get("ab") is None
 
 
+def test_other_options_are_another_entry(tmp_path: Path) -> None:
+    extractor: Any = SimpleNamespace(name="it", version="1", dimension=3)
+    FeatureCache("mine:It", extractor, {"a": 1, "b": [2, "x"]}).put("ab", VALUES)
+    assert FeatureCache("mine:It", extractor, {"b": [2, "x"], "a": 1}).get("ab") is not None
+    for options in ({}, None, {"a": 1}, {"a": 2, "b": [2, "x"]}, {"a": "1", "b": [2, "x"]}, {"a": tmp_path, "b": 2}):
+        assert FeatureCache("mine:It", extractor, options).get("ab") is None
+    made().put("cd", VALUES)
+    assert FeatureCache("mine:It", extractor, {}).get("cd") is not None
+
+
 def test_files_lie_where_they_should(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = made(name="odd name/x").path("ab")
     assert path.parts[-4:-2] == ("features", "odd_name_x-1")

@@ -15,13 +15,13 @@ def test_built_in_and_own_extractors() -> None:
     assert isinstance(load_extractor("functionals"), Extractor)
     assert load_extractor(f"{MINE}:Level").dimension == 2
     assert load_extractor(f"{MINE}:ready").name == "level"
-    assert set(EXTRACTORS) == {"functionals", "emobase"}
+    assert set(EXTRACTORS) == {"functionals", "emobase", "ssl"}
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("functional", "unknown feature extractor 'functional'. Known: functionals, emobase"),
+        ("functional", "unknown feature extractor 'functional'. Known: functionals, emobase, ssl"),
         ("nowhere.at:all", "no module 'nowhere'"),
         (f"{MINE}:nothing", "has no 'nothing'"),
         (f"{MINE}:unfinished", "name, version, dimension missing"),
@@ -30,6 +30,16 @@ def test_built_in_and_own_extractors() -> None:
 def test_mistakes_are_named(name: str, message: str) -> None:
     with pytest.raises(FeatureError, match=message):
         load_extractor(name)
+
+
+def test_options_go_to_the_class() -> None:
+    assert load_extractor(f"{MINE}:Scaled", name=3.0)(np.ones(5, np.float32)).tolist() == [3.0, 15.0]
+    with pytest.raises(FeatureError, match="unexpected keyword argument 'factor'. Its options: name"):
+        load_extractor(f"{MINE}:Scaled", factor=3.0)
+    with pytest.raises(FeatureError, match="unexpected keyword argument 'factor'. It takes no options"):
+        load_extractor(f"{MINE}:Level", factor=3.0)
+    with pytest.raises(FeatureError, match="ready made: it takes no options"):
+        load_extractor(f"{MINE}:ready", factor=3.0)
 
 
 def test_emobase_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
