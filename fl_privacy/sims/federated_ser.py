@@ -18,7 +18,7 @@ from fl_privacy.attacks.evaluate import Question, assess
 from fl_privacy.attacks.files import save
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
-from fl_privacy.config import CorpusChoice, SimulationFile
+from fl_privacy.config import ConfigError, CorpusChoice, SimulationFile
 from fl_privacy.corpora import Corpus
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
@@ -59,6 +59,8 @@ class FederatedSER:
         engine: Engine | None = None,
         workers: int = 1,
     ) -> None:
+        if settings.sweep is not None:
+            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
         self.settings = settings
         self._local: Engine = functools.partial(local, workers=workers)
         engines = {**ENGINES, "local": self._local}
