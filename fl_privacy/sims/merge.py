@@ -12,6 +12,8 @@ import numpy as np
 from fl_privacy.attacks.evaluate import conclude
 from fl_privacy.attacks.files import read_result, save
 from fl_privacy.audit import Audit, Claim, standardise_runs
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import SimulationFile
 from fl_privacy.report import write_report
 
@@ -22,7 +24,8 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
     """Write the merged result of several seeds: result.json, scores.csv and a report.
 
     A speaker's scores are standardised within each run and averaged over the runs it took part in
-    (`fl_privacy.audit.standardise_runs`); so are the scores under permuted labels, permutation by permutation.
+    (`fl_privacy.audit.standardise_runs`); so are the scores under permuted labels, permutation by permutation. The
+    result of one seed is that run's own.
 
     Parameters
     ----------
@@ -33,13 +36,19 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
     folders : sequence of Path
         Their run folders, finished.
     """
+    if len(folders) == 1:
+        for name in ("result.json", "scores.csv"):
+            write_atomically(folder / name, (folders[0] / name).read_bytes().decode("utf-8"))
+        write_report(folder)
+        return
     results = [read_result(run / "result.json") for run in folders]
     rows = [_read_scores(run / "scores.csv") for run in folders]
-    first = next(Claim.from_dict(c) for c in results[0]["claims"] if c["primary"])
+    claims = main_claims(map(Claim.from_dict, results[0]["claims"]))
+    first = next(claim for claim in claims if claim.primary)
     confidence = files[0].audit.confidence
     positive, _ = _labels_of(results[0], rows[0])
     merged = {name: standardise_runs([_audit(r[name], name, positive, confidence) for r in rows]) for name in rows[0]}
-    attacks = list(dict.fromkeys(claim["attack"] for claim in results[0]["claims"]))
+    attacks = list(dict.fromkeys(claim.attack for claim in claims))
     permuted = {}
     for name in attacks:
         runs = [np.load(run / "audit" / "permuted.npz", allow_pickle=False)[name] for run in folders]
