@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks._result import Result, Row
-from fl_privacy.audit import Audit
+from fl_privacy.audit import Audit, Claim
+from fl_privacy.audit.reading import main_claims
 from fl_privacy.sims.sweep import sweep
 
 VOICES = {"speakers": 24, "utterances": 8, "gender_effect": 0.0}
@@ -53,9 +54,14 @@ def simulate(seeds: int, folder: Path, processes: int | None = None) -> dict[str
     found: dict[str, list[tuple[float, float]]] = {}
     for entry in json.loads((root / "sweep.json").read_text(encoding="utf-8")):
         if "seeds" in entry:
-            for claim in json.loads((root / entry["path"]).read_text(encoding="utf-8"))["claims"]:
-                if claim["unit"] == "speaker" and claim["metric"] == "auc":
-                    found.setdefault(claim["attack"], []).append((claim["low"], claim["high"]))
+            claims = json.loads((root / entry["path"]).read_text(encoding="utf-8"))["claims"]
+            for claim in main_claims(map(Claim.from_dict, claims)):
+                if (
+                    (claim.unit, claim.metric) == ("speaker", "auc")
+                    and claim.low is not None
+                    and claim.high is not None
+                ):
+                    found.setdefault(claim.attack, []).append((claim.low, claim.high))
     return found
 
 

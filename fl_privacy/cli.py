@@ -103,10 +103,11 @@ def corpora_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 @app.command()
 def presets() -> None:
     """List the simulations that come with the package."""
+    from fl_privacy.config import load
     from fl_privacy.config import presets as known
 
     for name, what in known().items():
-        print(f"{name:24} {what}")
+        print(f"{name:24} {'(sweep) ' if load(name).sweep else ''}{what}")
 
 
 @app.command()
@@ -201,24 +202,28 @@ def sweep(
     vary: Annotated[
         list[str] | None,
         typer.Option(
-            "--vary", metavar="KEY=V1,V2", help="An axis of the grid; a.b+c.d=v+w,x+y joins keys. Repeatable."
+            "--vary",
+            metavar="KEY=V1,V2",
+            help="An axis of the grid, instead of the file's own; a.b+c.d=v+w,x+y joins keys. Repeatable.",
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds; merged by speaker.")] = 1,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="How many seeds, merged by speaker; default: the file's, or 1.")
+    ] = None,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Sweep folder; a killed sweep goes on in it.")] = None,
     processes: Annotated[int | None, typer.Option("--processes", min=1, help="Runs at a time; default: cores.")] = None,
     keep_stores: Annotated[bool, typer.Option("--keep-stores", help="Keep the captured updates (gigabytes).")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a grid of simulations over processes, merge the seeds, and print one table."""
+    """Run a grid of simulations (--vary, or the file's [sweep]) over processes, and print one table."""
     from fl_privacy.sims.sweep import sweep as run_sweep
     from fl_privacy.sims.sweep import table
 
     with _progress(quiet) as progress:
         folder = run_sweep(
             source,
-            vary or [],
+            vary or None,
             seeds=seeds,
             settings=settings or [],
             out=out,

@@ -198,6 +198,35 @@ class AuditSettings(_Section):
     """Spans of rounds (first, last) to make claims of; default: the first and the last fifth."""
 
 
+class SweepGrid(_Section):
+    """One grid: a simulation for every combination of its axes' values."""
+
+    vary: tuple[str, ...] = Field(min_length=1)
+    """Axes, each ``"section.key=v1,v2"``; keys that change together are joined: ``"a.b+c.d=v1+w1,v2+w2"``."""
+
+
+class SweepSettings(_Section):
+    """Which simulations a file stands for, where it is not one alone."""
+
+    vary: tuple[str, ...] = ()
+    """The axes of the one grid; see `SweepGrid`."""
+    grid: tuple[SweepGrid, ...] = ()
+    """Several grids; a simulation that stands in two of them is run once."""
+    seeds: int = Field(default=1, ge=1)
+    """How many, counted up from the file's own; merged by speaker."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> SweepSettings:
+        if self.vary and self.grid:
+            raise ValueError("vary is for one grid, [[sweep.grid]] for several: leave one out")
+        return self
+
+    @property
+    def grids(self) -> tuple[tuple[str, ...], ...]:
+        """The axes of every grid."""
+        return tuple(grid.vary for grid in self.grid) or (self.vary,)
+
+
 class SimulationFile(_Section):
     """A whole simulation: the four nouns and how they are put together."""
 
@@ -212,6 +241,8 @@ class SimulationFile(_Section):
     defense: tuple[DefenseChoice, ...] = ()
     attack: tuple[AttackChoice, ...] = Field(min_length=1)
     audit: AuditSettings = AuditSettings()
+    sweep: SweepSettings | None = None
+    """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
     def _attacker_owns_others(self) -> SimulationFile:

@@ -17,6 +17,7 @@ from fl_privacy._version import __version__
 from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import SCHEMA, write_atomically
+from fl_privacy.audit.reading import TITLES, columns, main_claims
 
 if TYPE_CHECKING:
     from fl_privacy.attacks.evaluate import Evaluation
@@ -80,8 +81,9 @@ def scores_csv(evaluation: Evaluation) -> str:
 
 def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
     """Return a short table of plain text: each attack's speaker-level claims, then what they are held against."""
-    metrics = ("auc", "uar", "tpr_at_fpr_0.01", "auc_over_best_blind")
-    heads = ("per speaker", "AUC", "UAR", "TPR at 1 % FPR", "AUC over best blind", "p aux", "p private")
+    claims, controls = main_claims(claims), main_claims(controls)
+    metrics = columns(claims)
+    heads = ("per speaker", *(TITLES[metric] for metric in metrics), "p aux", "p private")
     rows: list[tuple[str, ...]] = [heads]
     attacks = list(dict.fromkeys(claim.attack for claim in claims))
     for attack in attacks:
@@ -95,8 +97,8 @@ def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
         found = {c.metric: c for c in controls if c.control == name and c.unit == "speaker"}
         rows.append((name, *(cell(found.get(metric)) for metric in metrics), "", ""))
     for control in controls:
-        if control.p_value is not None and control.of == attacks[0]:
-            rows.append((control.control, cell(control), "", "", "", "", ""))
+        if control.p_value is not None and control.of in attacks[:1]:
+            rows.append((control.control, cell(control), *("" for _ in heads[2:])))
     return aligned(rows)
 
 

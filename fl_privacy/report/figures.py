@@ -36,6 +36,14 @@ class Bar:
     high: float | None
 
 
+@dataclass(frozen=True)
+class Line:
+    """Values over steps: each a value with its interval's ends (None for no interval), or None for no value."""
+
+    name: str
+    points: tuple[tuple[float, float | None, float | None] | None, ...]
+
+
 def short(text: str, length: int = 30) -> str:
     """Cut a name that would run out of the figure."""
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -134,7 +142,14 @@ def strip(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], thresh
     return inline(drawn[0], "strip", label, titles)
 
 
-def intervals(rows: Sequence[tuple[str, Sequence[Bar]]], kinds: Sequence[str], label: str) -> str:
+def intervals(
+    rows: Sequence[tuple[str, Sequence[Bar]]],
+    kinds: Sequence[str],
+    axis: str,
+    span: tuple[float, float],
+    chance: float | None,
+    label: str,
+) -> str:
     """Draw values with their ranges, one block of lines for each attack or baseline.
 
     Parameters
@@ -143,6 +158,12 @@ def intervals(rows: Sequence[tuple[str, Sequence[Bar]]], kinds: Sequence[str], l
         From top to bottom.
     kinds : sequence of str
         At most four kinds of bar, in the order of the legend; each has its own colour, marker and line.
+    axis : str
+        What the values are.
+    span : (float, float)
+        The least and the greatest value that can be.
+    chance : float or None
+        What guessing gets.
     label : str
         For those who do not see it.
     """
@@ -153,11 +174,12 @@ def intervals(rows: Sequence[tuple[str, Sequence[Bar]]], kinds: Sequence[str], l
     height = 0.2 * lines + legend + 0.55
     with drawing(_WIDTH, height, "intervals") as (figure, drawn):
         axes = figure.add_axes((0.04, 0.45 / height, 0.92, (0.2 * lines + 0.1) / height))
-        axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=":")
+        if chance is not None:
+            axes.axvline(chance, color=INK, linewidth=0.8, linestyle=":")
         handles: dict[str, Any] = {}
         y = 0.0
         for name, bars in rows:
-            axes.text(0.0, y, short(name, 40), va="center", weight="bold")
+            axes.text(span[0], y, short(name, 40), va="center", weight="bold")
             for bar in bars:
                 y -= 1
                 colour, marker, line = looks[kinds.index(bar.kind)]
@@ -168,10 +190,10 @@ def intervals(rows: Sequence[tuple[str, Sequence[Bar]]], kinds: Sequence[str], l
                 )[0]
             y -= 1
         axes.set_ylim(y + 0.4, 0.6)
-        axes.set_xlim(0.0, 1.0)
+        axes.set_xlim(*span)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel("AUC per speaker (0.5: guessing)")
+        axes.set_xlabel(axis if chance is None else f"{axis} ({chance:.3g}: guessing)")
         figure.legend([handles[k] for k in present], present, loc="upper left", bbox_to_anchor=(0.0, 1.0))
     return inline(drawn[0], "intervals", label)
 
@@ -214,6 +236,69 @@ def over_rounds(
         axes.set_ylabel("fraction")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
     return inline(drawn[0], "rounds", label)
+
+
+def steps(
+    name: str,
+    ticks: Sequence[str],
+    lines: Sequence[Line],
+    axis: str,
+    span: tuple[float, float],
+    chance: float | None,
+    label: str,
+) -> str:
+    """Draw values over steps, each line with the band of its intervals.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of the figure's ids.
+    ticks : sequence of str
+        Names of the steps.
+    lines : sequence of Line
+        At most three.
+    axis : str
+        What the values are.
+    span : (float, float)
+        The least and the greatest value that can be.
+    chance : float or None
+        What guessing gets.
+    label : str
+        For those who do not see it.
+    """
+    looks = ((FIRST, "o", "-"), (SECOND, "^", "--"), (THIRD, "s", "-."))
+    legend = 0.2 * (len(lines) + 1) + 0.1
+    height = 2.6 + legend
+    with drawing(_WIDTH, height, name) as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.45 / height, 0.84, 2.1 / height))
+        where = np.arange(len(ticks))
+        for number, (line, (colour, marker, style)) in enumerate(zip(lines, looks, strict=False)):
+            values, low, high = (
+                np.array([np.nan if p is None or p[i] is None else p[i] for p in line.points], dtype=np.float64)
+                for i in range(3)
+            )
+            axes.fill_between(where, low, high, color=colour, alpha=0.15, linewidth=0, gid=f"data-band-{number}")
+            axes.plot(
+                where,
+                values,
+                color=colour,
+                linestyle=style,
+                marker=marker,
+                linewidth=1.6,
+                markersize=5,
+                clip_on=False,
+                label=short(line.name, 40),
+                gid=f"data-{number}",
+            )
+        if chance is not None:
+            axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"guessing ({chance:.3g})")
+        axes.set_ylim(*span)
+        axes.set_xlim(-0.2, len(ticks) - 0.8)
+        axes.set_xticks(where, ticks)
+        axes.set_xlabel("leaked updates of each")
+        axes.set_ylabel(axis)
+        figure.legend(loc="upper left", bbox_to_anchor=(0.08, 1.0))
+    return inline(drawn[0], name, label)
 
 
 def _dense(fpr: Floats, tpr: Floats) -> tuple[Floats, Floats]:

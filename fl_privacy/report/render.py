@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.audit.files import write_atomically
-from fl_privacy.errors import UserError
 from fl_privacy.report import words
+from fl_privacy.report.files import read_result, read_scores
+from fl_privacy.report.page import page, write_page
 from fl_privacy.report.run import Run
 from fl_privacy.report.sections import SECTIONS
 
@@ -34,13 +32,7 @@ def write_report(folder: Path) -> Path:
         Where the folder has no result, or one that cannot be read.
     """
     folder = Path(folder)
-    path = folder / "report.html"
-    text = render(_result(folder / "result.json"), _scores(folder / "scores.csv"))
-    try:
-        write_atomically(path, text)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
+    return write_page(folder, render(read_result(folder / "result.json"), read_scores(folder / "scores.csv")))
 
 
 def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> str:
@@ -58,48 +50,11 @@ def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> st
     str
         One HTML file that refers to nothing outside itself.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("fl_privacy.report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"number": words.number, "interval": words.interval, "percent": words.percent}
     run = Run.of(result, scores)
-    shown = []
-    for section in SECTIONS:
-        content = section.content(run)
-        if content is not None:
-            body = environment.get_template(section.template).render(**content)
-            shown.append({"id": section.id, "title": section.title, "body": body})
-    return environment.get_template("page.html.j2").render(
-        title=words.title(run),
-        sections=shown,
+    return page(
+        words.title(run),
+        SECTIONS,
+        run,
+        made_from="result.json and scores.csv",
         version=run.part("versions").get("fl-privacy"),
     )
-
-
-def _result(path: Path) -> Mapping[str, Any]:
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"no result to report on: {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); delete it and run again") from error
-    if not isinstance(result, Mapping):
-        raise UserError(f"{path} is not a result: it holds a {type(result).__name__}")
-    return result
-
-
-def _scores(path: Path) -> list[dict[str, str]]:
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error

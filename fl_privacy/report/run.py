@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from fl_privacy.audit import Claim, Control, metrics
 from fl_privacy.audit.files import SCHEMA
+from fl_privacy.audit.reading import guessing, main_claims, over_blind, quoted_metric
 from fl_privacy.errors import UserError
 
 Floats = NDArray[np.float64]
 
-OVER_BLIND = "auc_over_best_blind"
 PERMUTATIONS = {
     "permuted-auxiliary-labels": "attacker's own speakers",
     "permuted-private-labels": "private speakers",
@@ -101,38 +101,69 @@ class Run:
         return self.result.get(name) or {}
 
     @cached_property
+    def main(self) -> tuple[Claim, ...]:
+        """Claims on all of the evidence under the controlled protocol; the other claims have sections of their own."""
+        return tuple(main_claims(self.claims))
+
+    @cached_property
+    def main_controls(self) -> tuple[Control, ...]:
+        """What `main` is held against."""
+        return tuple(main_claims(self.controls))
+
+    @cached_property
+    def metric(self) -> str:
+        """The metric that is quoted: "auc", "uar" (more than two classes) or "correlation" (a numeric attribute)."""
+        return quoted_metric(self.main or self.claims)
+
+    @property
+    def over_blind(self) -> str:
+        """The metric of the difference to the best blind baseline."""
+        return over_blind(self.metric)
+
+    @property
+    def guessing(self) -> float | None:
+        """What guessing gets of the quoted metric."""
+        return guessing(self.metric, self.main_controls)
+
+    @cached_property
     def primary(self) -> str | None:
         """The attack whose claim is the headline: the one marked, else the first; None without claims."""
-        marked = [c.attack for c in self.claims if c.primary] or [c.attack for c in self.claims]
+        claims = self.main or self.claims
+        marked = [c.attack for c in claims if c.primary] or [c.attack for c in claims]
         return marked[0] if marked else None
 
     @property
     def attacks(self) -> list[str]:
         """Attacks in the order of the run, the primary one first."""
-        return sorted(dict.fromkeys(c.attack for c in self.claims), key=lambda name: name != self.primary)
+        return sorted(dict.fromkeys(c.attack for c in self.main), key=lambda name: name != self.primary)
 
     @property
     def baselines(self) -> list[str]:
         """Controls that are attackers of their own: blind baselines and the majority."""
-        return list(dict.fromkeys(c.control for c in self.controls if c.control not in PERMUTATIONS))
+        return list(dict.fromkeys(c.control for c in self.main_controls if c.control not in PERMUTATIONS))
 
     def claim(self, attack: str | None, metric: str) -> Claim | None:
         """Return an attack's claim over speakers."""
-        return next((c for c in self.claims if (c.attack, c.unit, c.metric) == (attack, "speaker", metric)), None)
+        return next((c for c in self.main if (c.attack, c.unit, c.metric) == (attack, "speaker", metric)), None)
+
+    def quoted(self, attack: str | None) -> Claim | None:
+        """Return the claim over speakers to quote of an attack."""
+        return self.claim(attack, self.metric)
 
     def baseline(self, name: str | None, metric: str) -> Control | None:
         """Return a baseline's number over speakers."""
-        return next((c for c in self.controls if (c.control, c.unit, c.metric) == (name, "speaker", metric)), None)
+        wanted = (name, "speaker", metric)
+        return next((c for c in self.main_controls if (c.control, c.unit, c.metric) == wanted), None)
 
     def permuted(self, attack: str | None, name: str) -> Control | None:
-        """Return an attack's AUC over speakers under permuted labels."""
-        wanted = (name, attack, "speaker", "auc")
-        return next((c for c in self.controls if (c.control, c.of, c.unit, c.metric) == wanted), None)
+        """Return an attack's quoted metric over speakers under permuted labels."""
+        wanted = (name, attack, "speaker", self.metric)
+        return next((c for c in self.main_controls if (c.control, c.of, c.unit, c.metric) == wanted), None)
 
     @property
     def best_blind(self) -> str | None:
         """The blind baseline that the primary attack is held against; "chance" for guessing."""
-        over = self.claim(self.primary, OVER_BLIND)
+        over = self.claim(self.primary, self.over_blind)
         best = over.conditions.get("best_blind") if over else None
         return None if best is None else str(best)
 

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from fl_privacy.audit import Claim
-from fl_privacy.report import figures, toml, words
-from fl_privacy.report.run import OVER_BLIND, PERMUTATIONS, Run
-
-_METRICS = ("auc", "uar", "tpr_at_fpr_0.01", OVER_BLIND)
-
-
-@dataclass(frozen=True)
-class Section:
-    """One part of the page.
-
-    Attributes
-    ----------
-    id : str
-        Its anchor.
-    title : str
-    template : str
-        A file in ``templates/``.
-    content : callable
-        From a run to what the template needs; None leaves the section out.
-    """
-
-    id: str
-    title: str
-    template: str
-    content: Callable[[Run], Mapping[str, Any] | None]
+from fl_privacy.audit.reading import SIGNED, TITLES, columns
+from fl_privacy.report import figures, parts, toml, words
+from fl_privacy.report.notes import Notes
+from fl_privacy.report.page import Section
+from fl_privacy.report.run import PERMUTATIONS, Run
 
 
 def headline(run: Run) -> Mapping[str, Any]:
@@ -47,34 +26,24 @@ def threat(run: Run) -> Mapping[str, Any] | None:
     model = run.part("threat_model")
     if not model:
         return None
-    auc = run.claim(run.primary, "auc")
+    claim = run.quoted(run.primary)
     corpora = run.part("corpora")
     return {
         "words": model.get("words") or "The result does not put it in words.",
         "diagram": "update" in str(model.get("observes")),
         "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
         "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
-        "speakers": words.count(auc.n_speakers, "speaker") if auc and auc.n_speakers is not None else "",
-        "attribute": figures.short((auc.attribute if auc else None) or "attribute", 18),
+        "speakers": words.count(claim.n_speakers, "speaker") if claim and claim.n_speakers is not None else "",
+        "attribute": figures.short((claim.attribute if claim else None) or "attribute", 18),
     }
 
 
 def attacks(run: Run) -> Mapping[str, Any] | None:
     """The table of attacks and what they are held against."""
-    if not run.claims:
+    if not run.main:
         return None
-    notes: list[str] = []
-
-    def cell(claim: Claim | None, signed: bool = False) -> dict[str, Any]:
-        if claim is None:
-            return {"text": "", "span": "", "note": None}
-        note = None
-        if claim.reason:
-            if claim.reason not in notes:
-                notes.append(claim.reason)
-            note = notes.index(claim.reason) + 1
-        return {"text": words.number(claim.value, signed), "span": words.interval(claim, signed), "note": note}
-
+    notes = Notes("attacks")
+    metrics = columns(run.main)
     rows = []
     for name in run.attacks:
         permuted = [run.permuted(name, control) for control in PERMUTATIONS]
@@ -82,16 +51,23 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
             {
                 "name": name,
                 "kind": "primary" if name == run.primary else "",
-                "cells": [cell(run.claim(name, m), m == OVER_BLIND) for m in _METRICS],
+                "cells": [notes.cell(run.claim(name, m)) for m in metrics],
                 "p_values": [words.p_value(c.p_value) if c else "" for c in permuted],
             }
         )
     for name in run.baselines:
-        cells = [cell(run.baseline(name, m)) for m in _METRICS]
+        cells = [notes.cell(run.baseline(name, m)) for m in metrics]
         rows.append({"name": name, "kind": "control", "cells": cells, "p_values": ["", ""]})
-    confidence = next((c.confidence for c in run.claims if c.confidence), None)
+    confidence = next((c.confidence for c in run.main if c.confidence), None)
     explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
-    return {"rows": rows, "notes": notes, "confidence": confidence, "explained": explained}
+    return {
+        "heads": [TITLES[metric] for metric in metrics],
+        "rows": rows,
+        "notes": notes,
+        "confidence": confidence,
+        "metrics": [words.METRICS[metric] for metric in metrics if metric in words.METRICS],
+        "explained": explained,
+    }
 
 
 def roc(run: Run) -> Mapping[str, Any] | None:
@@ -145,11 +121,11 @@ def controls(run: Run) -> Mapping[str, Any] | None:
     kinds = ("attack", "blind baseline", *(f"labels of {whose} permuted" for whose in PERMUTATIONS.values()))
     rows = []
     for name in run.attacks:
-        found = [run.claim(name, "auc"), *(run.permuted(name, control) for control in PERMUTATIONS)]
+        found = [run.quoted(name), *(run.permuted(name, control) for control in PERMUTATIONS)]
         rows.append((name, [_bar(k, c) for k, c in zip((kinds[0], *kinds[2:]), found, strict=True)]))
     for name in run.baselines:
         if name != "majority":
-            rows.append((name, [_bar(kinds[1], run.baseline(name, "auc"))]))
+            rows.append((name, [_bar(kinds[1], run.baseline(name, run.metric))]))
     drawn = [(name, [bar for bar in bars if bar is not None]) for name, bars in rows]
     drawn = [(name, bars) for name, bars in drawn if bars]
     if not drawn:
@@ -157,8 +133,13 @@ def controls(run: Run) -> Mapping[str, Any] | None:
     told = "; ".join(
         f"{name}: " + ", ".join(f"{b.kind} {words.number(b.value)}{_ends(b)}" for b in bars) for name, bars in drawn
     )
+    name = TITLES[run.metric]
+    span = (-1.0, 1.0) if run.metric in SIGNED else (0.0, 1.0)
     return {
-        "figure": figures.intervals(drawn, kinds, f"AUC per speaker. {told}."),
+        "figure": figures.intervals(
+            drawn, kinds, f"{name} per speaker", span, run.guessing, f"{name} per speaker. {told}."
+        ),
+        "metric": name,
         "permuted": any(b.kind in kinds[2:] for _, bars in drawn for b in bars),
     }
 
@@ -228,7 +209,10 @@ SECTIONS = (
     Section("attacks", "Attacks and controls", "attacks.html.j2", attacks),
     Section("roc", "ROC", "roc.html.j2", roc),
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
+    Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
+    Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
     Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
+    Section("published", "By the rules of the published study", "published.html.j2", parts.published),
     Section("utility", "Utility", "utility.html.j2", utility),
     Section("data", "Data", "data.html.j2", data),
     Section("settings", "Settings", "settings.html.j2", settings),

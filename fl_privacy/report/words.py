@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
-from fl_privacy.report.run import OVER_BLIND, PERMUTATIONS, Run
+from fl_privacy.audit.reading import TITLES
+from fl_privacy.report.run import PERMUTATIONS, Run
 
 BLIND = {
     "blind-examples": "the number of examples that a client trained on",
@@ -16,6 +17,17 @@ BLIND = {
     "majority": "always naming the larger class",
 }
 """What a baseline looks at."""
+
+METRICS = {
+    "auc": "AUC: the share of pairs, one speaker of each kind, that the scores put in the right order (0.5: guessing).",
+    "uar": "UAR: the mean over the attribute's values of the share decided rightly.",
+    "accuracy": "Accuracy: the share of all speakers decided rightly.",
+    "tpr_at_fpr_0.01": "TPR at 1 % FPR: the share of positive speakers found when at most 1 % of the negative ones are "
+    "taken for positive.",
+    "correlation": "Correlation: of what the attack guesses with the truth (0: guessing, 1: in proportion).",
+    "mean_absolute_error": "Mean absolute error: how far a guess is off on average, in the attribute's own unit.",
+}
+"""What a column of the table says."""
 
 DECIDING = "permuted-private-labels"
 """The permutation that tests the claim: whether the scores have to do with the private speakers' attribute."""
@@ -83,7 +95,7 @@ def of_hundred(fraction: float) -> str:
 
 def task(run: Run) -> str:
     """Who wants to learn what of whom, as a sentence."""
-    claim = run.claim(run.primary, "auc")
+    claim = run.quoted(run.primary)
     attacker = run.part("threat_model").get("attacker") or "the attacker"
     attribute = (claim.attribute if claim else None) or "the attribute"
     corpus = (claim.conditions.get("private") if claim else None) or ""
@@ -96,36 +108,71 @@ def task(run: Run) -> str:
 
 def title(run: Run) -> str:
     """Return the page's title."""
-    claim = run.claim(run.primary, "auc")
+    claim = run.quoted(run.primary)
     if claim is None:
         return "Privacy audit"
     return f"Privacy audit: {claim.attribute or 'an attribute'} of {count(claim.n_speakers, 'speaker')}"
 
 
 def measured(run: Run) -> list[str]:
-    """The primary attack's AUC and what it means for a reader."""
-    auc, uar = run.claim(run.primary, "auc"), run.claim(run.primary, "uar")
-    if auc is None or auc.value is None:
-        return [f"Its AUC per speaker has no value: {auc.reason if auc else 'the result does not hold it'}."]
-    span = interval(auc)
-    ends = f" ({percent(auc.confidence)} interval {span})" if span else f" (no interval: {auc.reason or 'not given'})"
-    sizes = f", {auc.n_positive} against {auc.n_negative}" if None not in (auc.n_positive, auc.n_negative) else ""
-    found = [f"AUC per speaker: {number(auc.value)}{ends}, over {count(auc.n_speakers, 'speaker')}{sizes}."]
+    """The primary attack's quoted number and what it means for a reader."""
+    claim, name = run.quoted(run.primary), TITLES[run.metric]
+    if claim is None or claim.value is None:
+        return [f"Its {name} per speaker has no value: {claim.reason if claim else 'the result does not hold it'}."]
+    span = interval(claim)
+    ends = (
+        f" ({percent(claim.confidence)} interval {span})" if span else f" (no interval: {claim.reason or 'not given'})"
+    )
+    both = None not in (claim.n_positive, claim.n_negative)
+    sizes = f", {claim.n_positive} against {claim.n_negative}" if both else ""
+    found = (
+        f"{_capital(name)} per speaker: {number(claim.value)}{ends}, over {count(claim.n_speakers, 'speaker')}{sizes}."
+    )
+    meaning = {"auc": _pairs, "uar": _named, "correlation": _guessed}[run.metric]
+    return [found, *meaning(run, claim)]
+
+
+def _pairs(run: Run, auc: Claim) -> list[str]:
     pair = f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else "one speaker of each kind"
-    between = (
-        f"; the interval allows {of_hundred(auc.low)} to {of_hundred(auc.high)}"
-        if auc.low is not None and auc.high is not None
-        else ""
-    )
-    found.append(
-        f"That is to say: shown {pair}, the attack tells which is which in {of_hundred(auc.value)} of 100 such "
-        f"pairs{between}. Guessing gets 50."
-    )
+    right = f"the attack tells which is which in {of_hundred(auc.value or 0.0)} of 100 such pairs{_between(auc)}"
+    found = [f"That is to say: shown {pair}, {right}. Guessing gets 50."]
+    uar = run.claim(run.primary, "uar")
     if uar is not None and uar.value is not None:
         found.append(
             f"Made to decide, it is right for {of_hundred(uar.value)} of 100 speakers (mean over the two kinds)."
         )
     return found
+
+
+def _named(run: Run, uar: Claim) -> list[str]:
+    chance = "" if run.guessing is None else f" Guessing gets {of_hundred(run.guessing)}."
+    right = f"the attack is right for {of_hundred(uar.value or 0.0)} of 100 (mean over its values){_between(uar)}"
+    found = [f"That is to say: made to name each speaker's {uar.attribute or 'attribute'}, {right}.{chance}"]
+    accuracy = run.claim(run.primary, "accuracy")
+    if accuracy is not None and accuracy.value is not None:
+        found.append(f"All speakers counted alike, it is right for {of_hundred(accuracy.value)} of 100.")
+    return found
+
+
+def _guessed(run: Run, correlation: Claim) -> list[str]:
+    attribute = correlation.attribute or "attribute"
+    found = [f"It is the correlation of what the attack guesses with the true {attribute}; guessing blindly gets 0."]
+    error = run.claim(run.primary, "mean_absolute_error")
+    if error is not None and error.value is not None:
+        span = interval(error)
+        ends = f" ({percent(error.confidence)} interval {span})" if span else ""
+        found.append(f"Its guesses are off by {number(error.value)} on average{ends}, in the unit of {attribute}.")
+    return found
+
+
+def _between(claim: Claim) -> str:
+    if claim.low is None or claim.high is None:
+        return ""
+    return f"; the interval allows {of_hundred(claim.low)} to {of_hundred(claim.high)}"
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def verdict(run: Run) -> Verdict:
@@ -140,19 +187,20 @@ def verdict(run: Run) -> Verdict:
     """
     if run.primary is None:
         return Verdict(UNRESOLVED, "Nothing is claimed", ("The result holds no claim.",))
-    over = run.claim(run.primary, OVER_BLIND)
+    over = run.claim(run.primary, run.over_blind)
     permuted = {name: run.permuted(run.primary, name) for name in PERMUTATIONS}
-    confidence = next((c.confidence for c in (over, run.claim(run.primary, "auc")) if c and c.confidence), 0.95)
+    confidence = next((c.confidence for c in (over, run.quoted(run.primary)) if c and c.confidence), 0.95)
     beats, why_blind = _against_blind(run, over)
-    rare, why_permuted = _against_permutations(permuted, 1 - confidence)
+    name = TITLES[run.metric]
+    rare, why_permuted = _against_permutations(permuted, 1 - confidence, name)
     sentences = (*why_blind, *why_permuted)
-    auc = run.claim(run.primary, "auc")
-    speakers = count(auc.n_speakers if auc else None, "speaker")
+    claim = run.quoted(run.primary)
+    speakers = count(claim.n_speakers if claim else None, "speaker")
     if beats and rare:
         limit = f"This is shown for {speakers} under the settings below; other people and other settings may differ."
         return Verdict(SHOWN, "A leak is shown", (*sentences, limit))
     if beats is False and rare is False:
-        reach = f": the interval of the AUC reaches {number(auc.high)}" if auc and auc.high is not None else ""
+        reach = f": the interval of the {name} reaches {number(claim.high)}" if claim and claim.high is not None else ""
         limit = f"That is no proof that nothing leaks{reach}, and another attack may do better."
         return Verdict(NOT_SHOWN, "No leak is shown", (*sentences, limit))
     limit = "A leak is claimed only where both tests speak for it, so this run settles it neither way."
@@ -163,14 +211,14 @@ def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]
     if over is None or over.value is None:
         return None, [f"It is not held against a blind baseline: {over.reason if over else 'the result has none'}."]
     best = run.best_blind
-    control = run.baseline(best, "auc")
-    known = f" (AUC {number(control.value)})" if control and control.value is not None else ""
+    control, name = run.baseline(best, run.metric), TITLES[run.metric]
+    known = f" ({name} {number(control.value)})" if control and control.value is not None else ""
     if best in (None, "chance"):
         rival = "No attacker that is blind to what the model computed does better than guessing"
     else:
         looks = BLIND.get(str(best), best)
         rival = f"The best attacker that is blind to what the model computed looks only at {looks}{known}"
-    gap = f"the attack's AUC differs from that by {number(over.value, signed=True)}"
+    gap = f"the attack's {name} differs from that by {number(over.value, signed=True)}"
     if over.low is None or over.high is None:
         return None, [f"{rival}; {gap}, with no interval: {over.reason or 'not given'}."]
     ends = f"{percent(over.confidence)} interval {interval(over, signed=True)}"
@@ -179,14 +227,16 @@ def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]
     return False, [f"{rival}; {gap} ({ends}), which does not show that the attack does better."]
 
 
-def _against_permutations(permuted: Mapping[str, Control | None], alpha: float) -> tuple[bool | None, list[str]]:
+def _against_permutations(
+    permuted: Mapping[str, Control | None], alpha: float, metric: str
+) -> tuple[bool | None, list[str]]:
     sentences = []
     for name, whose in PERMUTATIONS.items():
         control = permuted.get(name)
         if control is not None and control.p_value is not None and control.n_permutations:
             as_good = round(control.p_value * (1 + control.n_permutations)) - 1
             sentences.append(
-                f"With the labels of the {whose} permuted, the AUC was at least as high in {as_good:,} of "
+                f"With the labels of the {whose} permuted, the {metric} was at least as high in {as_good:,} of "
                 f"{control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
                 f"(the smallest possible is {p_value(control.smallest_p_value)})."
             )

@@ -21,7 +21,7 @@ from fl_privacy.attacks.observed import Observed
 from fl_privacy.attacks.question import SPEAKER, Question
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
-from fl_privacy.config import SimulationFile
+from fl_privacy.config import ConfigError, SimulationFile
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
@@ -58,6 +58,8 @@ class FederatedSER:
         engine: Engine | None = None,
         workers: int = 1,
     ) -> None:
+        if settings.sweep is not None:
+            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
         self.settings = settings
         self._local: Engine = functools.partial(local, workers=workers)
         engines = {**ENGINES, "local": self._local}

@@ -10,6 +10,8 @@ import numpy as np
 from fl_privacy.attacks.files import read_result, save
 from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import SimulationFile
 from fl_privacy.report import write_report
 
@@ -18,7 +20,8 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
     """Write the merged result of several seeds: result.json, scores.csv and a report.
 
     A speaker's scores are standardised within each run and averaged over the runs it took part in
-    (`fl_privacy.audit.standardise_runs`); so are the scores under permuted labels, permutation by permutation.
+    (`fl_privacy.audit.standardise_runs`); so are the scores under permuted labels, permutation by permutation. The
+    result of one seed is that run's own.
 
     Parameters
     ----------
@@ -29,8 +32,13 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
     folders : sequence of Path
         Their run folders, finished.
     """
+    if len(folders) == 1:
+        for name in ("result.json", "scores.csv"):
+            write_atomically(folder / name, (folders[0] / name).read_bytes().decode("utf-8"))
+        write_report(folder)
+        return
     results = [read_result(run / "result.json") for run in folders]
-    first = next(Claim.from_dict(c) for c in results[0]["claims"] if c["primary"])
+    first = next(c for c in main_claims(map(Claim.from_dict, results[0]["claims"])) if c.primary)
     evaluation = merge(
         [load_evidence(run / "audit" / "evidence.npz") for run in folders],
         seed=files[0].simulation.seed,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
-import re
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +13,20 @@ from fl_privacy._processes import cores, prepare_worker
 from fl_privacy.attacks.files import aligned, cell, read_result
 from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import ConfigError, SimulationFile, load, parse_value
+from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load
 from fl_privacy.errors import UserError
+from fl_privacy.report import toml
+from fl_privacy.sims.grid import Cell, cells_of, short_names
 from fl_privacy.sims.merge import merge_seeds
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.run import default_folder, run_file
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One point of the grid.
-
-    Attributes
-    ----------
-    settings : dict
-        The varied keys and their values.
-    files : tuple of SimulationFile
-        One a seed.
-    folder : Path
-        Where its seeds' run folders and its merged result lie.
-    """
-
-    settings: Mapping[str, Any]
-    files: tuple[SimulationFile, ...]
-    folder: Path
-
-    def run_folder(self, file: SimulationFile) -> Path:
-        """Return the run folder of one seed."""
-        return self.folder / f"seed-{file.simulation.seed}"
-
-
 def sweep(
     source: str | Path | Mapping[str, Any],
-    vary: Sequence[str] = (),
+    vary: Sequence[str] | None = None,
     *,
-    seeds: int = 1,
+    seeds: int | None = None,
     settings: Sequence[str] = (),
     out: str | Path | None = None,
     processes: int | None = None,
@@ -63,10 +39,12 @@ def sweep(
     ----------
     source : str, Path or mapping
         A preset's name, a TOML file, or its content.
-    vary : sequence of str
-        ``"section.key=v1,v2"``. Keys that change together are joined: ``"a.b+c.d=v1+w1,v2+w2"``.
-    seeds : int
+    vary : sequence of str, optional
+        ``"section.key=v1,v2"``. Keys that change together are joined: ``"a.b+c.d=v1+w1,v2+w2"``. By default what the
+        file's ``[sweep]`` says.
+    seeds : int, optional
         How many, counted up from the file's own. Seed s holds out speaker fold s mod 5: five seeds are the five folds.
+        By default what the file's ``[sweep]`` says, else 1.
     settings : sequence of str
         Changes for all cells.
     out : str or Path, optional
@@ -81,32 +59,45 @@ def sweep(
     Returns
     -------
     Path
-        The sweep folder. ``sweep.json`` lists {settings, path of result}; a cell's ``result.json`` holds the merged
-        claims: a speaker's scores are standardised within each run and averaged over the runs it took part in.
+        The sweep folder. ``sweep.json`` lists {settings, path of result}, once for each grid that a cell stands in; a
+        cell's ``result.json`` holds the merged claims: a speaker's scores are standardised within each run and averaged
+        over the runs it took part in.
     """
-    if seeds < 1:
+    if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
     fixed = [*settings, *([] if keep_stores else ["capture.keep=false"])]
     base = load(source, fixed)
-    axes = [_axis(text) for text in vary]
+    chosen = _chosen(base.sweep or SweepSettings(), vary, seeds)
+    base = base.model_copy(update={"sweep": chosen})
     root = Path(out) if out is not None else default_folder(f"sweep-{Path(str(source)).stem}", base)
-    cells = _cells(source, fixed, axes, seeds, base.simulation.seed, root)
+    cells = cells_of(source, fixed, chosen, root)
     _run_all(cells, processes or cores(), progress)
     entries: list[dict[str, Any]] = []
-    for point in cells:
+    for point in {c.folder: c for c in cells}.values():
         merge_seeds(point.folder, point.files, [point.run_folder(file) for file in point.files])
+    for point in cells:
+        path = str((point.folder / "result.json").relative_to(root))
         shown = {"settings": dict(point.settings), "seeds": [f.simulation.seed for f in point.files]}
-        entries.append({**shown, "path": str((point.folder / "result.json").relative_to(root))})
+        entries.append({**shown, "grid": point.grid, "path": path})
         entries += [
             {
                 "settings": {**point.settings, "simulation.seed": file.simulation.seed},
+                "grid": point.grid,
                 "path": str((point.run_folder(file) / "result.json").relative_to(root)),
             }
             for file in point.files
         ]
     write_atomically(root / "sweep.json", json.dumps(entries, indent=1) + "\n")
+    write_atomically(root / "simulation.toml", toml.dumps(base.resolved()))
     write_atomically(root / "table.txt", table(root) + "\n")
     return root
+
+
+def _chosen(own: SweepSettings, vary: Sequence[str] | None, seeds: int | None) -> SweepSettings:
+    """Return a file's sweep with what a call names instead."""
+    if vary is not None:
+        own = SweepSettings(vary=tuple(vary), seeds=own.seeds)
+    return own if seeds is None else own.model_copy(update={"seeds": seeds})
 
 
 def table(root: Path) -> str:
@@ -141,86 +132,16 @@ def table(root: Path) -> str:
 
 def _settings(settings: Mapping[str, Any]) -> str:
     """Return the varied settings, keys by their last part where that tells them apart."""
-    last = [key.rsplit(".", 1)[-1] for key in settings]
-    keys = [short if last.count(short) == 1 else key for key, short in zip(settings, last, strict=True)]
+    keys = short_names(list(settings))
     return " ".join(f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True))
-
-
-# ------------------------------------------------------------------ the grid
-
-
-def _axis(text: str) -> list[dict[str, Any]]:
-    """Read ``a.b=v1,v2`` or ``a.b+c.d=v1+w1,v2+w2`` into one dict of settings a point."""
-    joined, separator, values = text.partition("=")
-    keys = [key.strip() for key in joined.split("+")]
-    if not separator or not all(keys) or not values.strip():
-        raise ConfigError(f"--vary {text!r} is not of the form section.key=value,value")
-    points = []
-    for point in _split(values, ","):
-        parts = _split(point, "+") if len(keys) > 1 else [point]
-        if len(parts) != len(keys):
-            raise ConfigError(f"--vary {text!r}: {point!r} has {len(parts)} value(s) for {len(keys)} keys")
-        points.append({key: parse_value(part) for key, part in zip(keys, parts, strict=True)})
-    if any(point in points[:number] for number, point in enumerate(points)):
-        raise ConfigError(f"--vary {text!r} names a value twice")
-    return points
-
-
-def _split(text: str, separator: str) -> list[str]:
-    """Split outside of brackets and quotes."""
-    parts, depth, quote, current = [], 0, "", ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "\"'":
-            quote = character
-        elif character in "[{":
-            depth += 1
-        elif character in "]}":
-            depth -= 1
-        if character == separator and not depth and not quote:
-            parts.append(current)
-            current = ""
-        else:
-            current += character
-    return [*parts, current]
-
-
-def _cells(
-    source: Any, fixed: Sequence[str], axes: Sequence[list[dict[str, Any]]], seeds: int, first: int, root: Path
-) -> list[Cell]:
-    cells = []
-    for combination in itertools.product(*axes):
-        chosen: dict[str, Any] = {k: v for point in combination for k, v in point.items()}
-        start = int(chosen.get("simulation.seed", first))
-        texts = [*fixed, *(f"{key}={_toml(value)}" for key, value in chosen.items())]
-        files = tuple(load(source, [*texts, f"simulation.seed={seed}"]) for seed in range(start, start + seeds))
-        name = "_".join(_safe(str(value)) for value in chosen.values()) or "all"
-        cells.append(Cell(chosen, files, root / name))
-    folders = [cell.folder for cell in cells]
-    if len(set(folders)) == len(folders):
-        return cells
-    return [replace(cell, folder=cell.folder.with_name(f"{n:03d}_{cell.folder.name}")) for n, cell in enumerate(cells)]
-
-
-def _safe(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.-]+", "-", text).strip("-")[:60] or "x"
-
-
-def _toml(value: Any) -> str:
-    """Write a value so that it reads back as the same."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_toml(v) for v in value) + "]"
-    return json.dumps(value) if isinstance(value, str | bool) else str(value)
 
 
 # ------------------------------------------------------------------ runs
 
 
 def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None) -> None:
-    jobs = [(file, cell.run_folder(file)) for cell in cells for file in cell.files]
+    # A cell that stands in two grids is run once.
+    jobs = [(file, folder) for folder, file in {c.run_folder(f): f for c in cells for f in c.files}.items()]
     tell = progress or (lambda what, done, total: None)
     tell("runs", 0, len(jobs))
     if processes == 1 or len(jobs) == 1:

@@ -105,7 +105,7 @@ def test_the_table_has_the_claims_and_the_reason_of_what_is_unresolved(make):
     assert claim is not None
     assert first["cells"][0]["text"] == f"{claim.value:.3f}"
     assert first["cells"][2]["text"] == "unresolved"
-    assert "12 negatives" in table["notes"][first["cells"][2]["note"] - 1]
+    assert "12 negatives" in list(table["notes"])[first["cells"][2]["note"] - 1]
     assert [row["name"] for row in table["rows"]] == ["strong", "weak", "blind-examples", "blind-norm", "majority"]
     permuted = run.permuted("weak", "permuted-auxiliary-labels")
     assert permuted is not None

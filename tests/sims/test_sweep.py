@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fl_privacy.config import ConfigError
+from fl_privacy.config import ConfigError, load, presets
+from fl_privacy.sims.federated_ser import FederatedSER
+from fl_privacy.sims.grid import cells_of
+from fl_privacy.sims.run import run as run_simulation
 from fl_privacy.sims.sweep import sweep, table
 from tests.sims.test_run import SMALL
 
@@ -145,3 +148,100 @@ def test_an_axis_of_seeds_counts_up_from_each(tmp_path: Path, planned: list[Any]
     assert [[f.simulation.seed for f in c.files] for c in planned] == [[1, 2], [10, 11]]
     with pytest.raises(ConfigError, match="names a value twice"):
         sweep(FAST, ["federation.rounds=1,1"], out=tmp_path / "t")
+
+
+def grids(*varied: list[str], **more: Any) -> dict[str, Any]:
+    return {**FAST, "sweep": {"grid": [{"vary": vary} for vary in varied], **more}}
+
+
+def test_a_file_says_what_varies_and_the_call_may_say_otherwise(tmp_path: Path, planned: list[Any]) -> None:
+    file = {**FAST, "sweep": {"vary": ["federation.algorithm=fedsgd,fedavg"], "seeds": 3}}
+    sweep(file, out=tmp_path / "s")
+    assert [(dict(c.settings), len(c.files)) for c in planned] == [
+        ({"federation.algorithm": "fedsgd"}, 3),
+        ({"federation.algorithm": "fedavg"}, 3),
+    ]
+    planned.clear()
+    sweep(file, ["federation.rounds=3,4,5"], seeds=1, out=tmp_path / "s")
+    assert [(dict(c.settings), len(c.files)) for c in planned] == [({"federation.rounds": n}, 1) for n in (3, 4, 5)]
+    assert all(f.sweep is None for c in planned for f in c.files)
+    assert all("sweep" not in f.resolved() for c in planned for f in c.files)
+    planned.clear()
+    sweep(file, [], out=tmp_path / "s")
+    assert [(dict(c.settings), len(c.files)) for c in planned] == [({}, 3)]
+
+
+def test_a_cell_of_two_grids_is_one_run_and_stands_in_both(tmp_path: Path, planned: list[Any]) -> None:
+    """The centre (global, 5 rounds, .2 dropout) is a cell of all three grids, by its value or by leaving it alone."""
+    file = grids(
+        ["features.normalise=global,speaker"],
+        ["federation.dropout=0,0.2,0.5"],
+        ["federation.rounds=5,10", "features.normalise=speaker"],
+    )
+    sweep(file, out=tmp_path / "s")
+    assert [c.grid for c in planned] == [0, 0, 1, 1, 1, 2, 2]
+    folders = [c.folder.name for c in planned]
+    assert folders[0] == folders[3]  # global, dropout .2
+    assert folders[1] == folders[5]  # speaker, 5 rounds
+    assert len(set(folders)) == 5
+    assert folders[1:3] == ["normalise-speaker", "dropout-0"]
+    for cell in planned:
+        made = {json.dumps(f.resolved()) for f in cell.files}
+        assert all(made != {json.dumps(f.resolved()) for f in c.files} for c in planned if c.folder != cell.folder)
+    entries = json.loads((tmp_path / "s" / "sweep.json").read_text())
+    cells = [e for e in entries if "seeds" in e]
+    assert [e["grid"] for e in cells] == [0, 0, 1, 1, 1, 2, 2]
+    assert cells[3]["settings"] == {"federation.dropout": 0.2}
+    assert cells[0]["path"] == cells[3]["path"]
+
+
+def test_shared_cells_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fl_privacy.sims.sweep as module
+
+    ran: list[Path] = []
+    monkeypatch.setattr(module, "run_file", lambda file, folder: ran.append(folder))
+    monkeypatch.setattr(module, "merge_seeds", lambda folder, *_: ran.append(folder))
+    monkeypatch.setattr(module, "table", lambda root: "")
+    (tmp_path / "s").mkdir()
+    sweep(grids(["federation.dropout=0,0.2"], ["federation.rounds=5,6"]), out=tmp_path / "s", processes=1)
+    assert len(ran) == len(set(ran)) == 2 * 3
+
+
+def test_the_folder_holds_a_file_that_does_the_same_sweep_again(tmp_path: Path, planned: list[Any]) -> None:
+    sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s")
+    first = [c.files for c in planned]
+    planned.clear()
+    sweep(tmp_path / "s" / "simulation.toml", out=tmp_path / "s")
+    assert [c.files for c in planned] == first
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"vary": ["a=1"], "grid": [{"vary": ["b=1"]}]}, "leave one out"),
+        ({"grid": [{"vary": []}]}, r"sweep\.grid\.0\.vary"),
+        ({"grid": {"vary": ["b=1"]}}, r"write \[\[sweep\.grid\]\]"),
+        ({"seeds": 0}, r"sweep\.seeds"),
+        ({"varied": ["a=1"]}, r"sweep\.varied: unknown key"),
+        ({"vary": ["sweep.seeds=1,2"]}, "cannot itself vary"),
+        ({"vary": ["federation.rounds=1,2", "federation.rounds=3"]}, "varies federation.rounds twice"),
+    ],
+)
+def test_a_wrong_sweep_is_refused(section: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        sweep({**FAST, "sweep": section}, out=tmp_path / "s")
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_sweep_is_not_one_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`fl-privacy sweep`"):
+        run_simulation(grids(["federation.rounds=1,2"]), out=tmp_path / "r")
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_presets_that_are_sweeps_name_cells_that_can_be(name: str, tmp_path: Path) -> None:
+    own = load(name).sweep
+    for cell in cells_of(name, [], own, tmp_path) if own else ():
+        for file in cell.files:
+            FederatedSER(file)

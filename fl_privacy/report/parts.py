@@ -1,0 +1,133 @@
+"""Sections on claims outside the main table: on a part of the evidence, or by a published study's rules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fl_privacy.audit import Claim
+from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
+from fl_privacy.report import figures, words
+from fl_privacy.report.notes import Notes
+from fl_privacy.report.run import Run
+
+_LEAKED, _ROUNDS = "leaked_updates", "rounds"
+_APART = 3
+"""Lines in one figure: more are hard to tell apart."""
+
+
+def leaked(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric over the number of leaked updates: a figure for each unit, and a table."""
+    claims = [c for c in _controlled(run) if _LEAKED in c.conditions and c.metric == run.metric]
+    if not claims:
+        return None
+    steps = sorted({_number(c.conditions[_LEAKED]) for c in claims})
+    names = ["all" if step == float("inf") else f"{step:g}" for step in steps]
+    name, span, notes = TITLES[run.metric], _span(run.metric), Notes("leaked")
+    drawn, rows, pictures = [], [], list[str]()
+    for unit, label, mine in _series(claims, _LEAKED):
+        at = {_number(c.conditions[_LEAKED]): c for c in mine}
+        found = [at.get(step) for step in steps]
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(claim) for claim in found]})
+        drawn.append((unit, figures.Line(label, tuple(_point(claim) for claim in found))))
+    for unit in dict.fromkeys(unit for unit, _ in drawn):
+        lines = [line for of, line in drawn if of == unit]
+        for start in range(0, len(lines), _APART):
+            some = lines[start : start + _APART]
+            told = f"{name} per {unit} after {', '.join(names)} leaked updates. " + "; ".join(
+                f"{line.name}: {', '.join(words.number(p and p[0]) for p in line.points)}" for line in some
+            )
+            pictures.append(
+                figures.steps(
+                    f"leaked-{len(pictures)}", names, some, f"{name} per {unit}", span, run.guessing, f"{told}."
+                )
+            )
+    return {
+        "figures": pictures,
+        "heads": names,
+        "rows": rows,
+        "notes": notes,
+        "metric": name,
+        "confidence": _confidence(claims),
+    }
+
+
+def rounds(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of attacks that see some rounds alone: a table."""
+    claims = [
+        c
+        for c in _controlled(run)
+        if _ROUNDS in c.conditions and _LEAKED not in c.conditions and c.metric == run.metric
+    ]
+    if not claims:
+        return None
+    spans = sorted({str(c.conditions[_ROUNDS]) for c in claims}, key=_first_round)
+    notes, rows = Notes("rounds"), []
+    for unit, label, mine in _series(claims, _ROUNDS):
+        at = {str(c.conditions[_ROUNDS]): c for c in mine}
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(span)) for span in spans]})
+    return {
+        "heads": spans,
+        "rows": rows,
+        "notes": notes,
+        "metric": TITLES[run.metric],
+        "confidence": _confidence(claims),
+    }
+
+
+def published(run: Run) -> Mapping[str, Any] | None:
+    """Every claim by the rules of a published study."""
+    claims = [c for c in run.claims if c.protocol == AS_PUBLISHED]
+    if not claims:
+        return None
+    metrics = [m for m in dict.fromkeys(c.metric for c in claims) if m in TITLES]
+    notes, rows = Notes("published"), []
+    for unit, label, mine in _series(claims, ""):
+        at = {c.metric: c for c in mine}
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(metric)) for metric in metrics]})
+    return {
+        "heads": [TITLES[metric] for metric in metrics],
+        "rows": rows,
+        "notes": notes,
+        "confidence": _confidence(claims),
+    }
+
+
+def _controlled(run: Run) -> list[Claim]:
+    return [c for c in run.claims if c.protocol != AS_PUBLISHED and c.unit in ("speaker", "client")]
+
+
+def _series(claims: Sequence[Claim], axis: str) -> list[tuple[str, str, list[Claim]]]:
+    """Gather claims that differ along an axis alone: unit, name and claims of each, speakers before clients.
+
+    The name is the attack's, with the conditions in which the claims differ otherwise.
+    """
+    other = [{k: v for k, v in c.conditions.items() if k not in (axis, "best_blind")} for c in claims]
+    keys = sorted({k for conditions in other for k in conditions})
+    differing = [k for k in keys if len({repr(conditions.get(k)) for conditions in other}) > 1]
+    found: dict[tuple[str, str], list[Claim]] = {}
+    for claim, conditions in zip(claims, other, strict=True):
+        told = ", ".join(f"{k.replace('_', ' ')} {conditions[k]}" for k in differing if k in conditions)
+        found.setdefault((claim.unit, f"{claim.attack} ({told})" if told else claim.attack), []).append(claim)
+    return [(unit, name, mine) for (unit, name), mine in sorted(found.items(), key=lambda f: f[0][0] != "speaker")]
+
+
+def _number(step: Any) -> float:
+    return float("inf") if step == "all" else float(step)
+
+
+def _first_round(span: str) -> tuple[float, str]:
+    first = span.split("-")[0]
+    return (float(first) if first.isdigit() else float("inf"), span)
+
+
+def _point(claim: Claim | None) -> tuple[float, float | None, float | None] | None:
+    return None if claim is None or claim.value is None else (claim.value, claim.low, claim.high)
+
+
+def _span(metric: str) -> tuple[float, float]:
+    return (-1.0, 1.0) if metric in SIGNED else (0.0, 1.0)
+
+
+def _confidence(claims: Sequence[Claim]) -> float | None:
+    return next((c.confidence for c in claims if c.confidence), None)
