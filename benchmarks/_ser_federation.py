@@ -27,9 +27,9 @@ app = ClientApp(mods=[identity_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer as the SER ClientApp does, with settings from the message."""
-    settings = message.content.config_records["config"]["settings"]
-    context.run_config.update(json.loads(str(settings)))
-    return ser.train(message, context)
+    settings = json.loads(str(message.content.config_records["config"]["settings"]))
+    # A context of its own: under Ray the run configuration of the one that comes cannot be changed.
+    return ser.train(message, Context(context.run_id, context.node_id, context.node_config, context.state, settings))
 
 
 def write_data(folder: Path, clients: int) -> None:
