@@ -60,6 +60,13 @@ class Reply:
     named_by: NamedBy = "query"
     told: int = 0
 
+    @classmethod
+    def error(cls, client: str, reason: str | None, sent: int = 0, named_by: NamedBy = "query", told: int = 0) -> Reply:
+        """Return what is recorded of a client that answered with an error."""
+        # The end of a traceback is what it says.
+        said = " ".join((reason or "").split())[-200:] or "no reason given"
+        return cls(client, sent, {}, "delta", failure=f"error reply: {said}", named_by=named_by, told=told)
+
 
 @dataclass(frozen=True)
 class Settings:
