@@ -7,43 +7,29 @@ is not needed for it.
 
 from __future__ import annotations
 
-import logging
 import random
-import traceback
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fl_privacy._processes import one_thread
 from fl_privacy._randomness import kept_streams, own_randomness
 from fl_privacy.errors import UserError
-from fl_privacy.training.client import (
-    BrokenUpdate,
-    ClientSettings,
-    Hooks,
-    LocalModel,
-    initial_network,
-    local_update,
-)
+from fl_privacy.training._clients import Clients, MakeHooks
+from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.shards import read_client, read_federation, read_server
 from fl_privacy.training.utility import held_out_scores
 from fl_privacy.updates import ThreatModel, UpdateStore
-from fl_privacy.updates.record import Kind, Observe
+from fl_privacy.updates.record import Observe
 from fl_privacy.updates.store import Reply
 from fl_privacy.updates.told import Told
 
-logger = logging.getLogger(__name__)
-
 _LEAST_EVALUATED = 2
 """FedAvg's ``min_evaluate_nodes``."""
-
-MakeHooks = Callable[[], Sequence[Hooks]]
 
 
 @dataclass(frozen=True)
@@ -157,21 +143,17 @@ def federate(
 
 
 class _Loop:
-    """The two sides of a federation, with the memory that they use again in each round."""
+    """The two sides of a federation."""
 
     def __init__(self, plan: FederationPlan, model: LocalModel, clients: int, make_hooks: MakeHooks) -> None:
         self.model = model
-        self._plan, self._settings, self._make_hooks = plan, plan.client, make_hooks
-        self._clients, self._hooked = clients, bool(make_hooks())
-        # All answers of a round side by side: their mean is one pass over this memory.
-        self._answers = torch.zeros(plan.clients_per_round, Flat.size(model.shapes))
-        self._rows = [Flat(model.shapes, row) for row in self._answers]
+        self._plan, self._settings, self._number = plan, plan.client, clients
+        self._clients = Clients(plan.data, model, plan.client, plan.clients_per_round, make_hooks, plan.client.seed)
 
     def train(self, theta: Flat, server_round: int) -> list[Reply]:
         """Let some clients answer, in the order of their numbers."""
-        plan = self._plan
-        chosen = sorted(self._sample(server_round, "configure_train", plan.clients_per_round))
-        return [self._reply(theta, server_round, client, row) for client, row in zip(chosen, self._rows, strict=True)]
+        chosen = sorted(self._sample(server_round, "configure_train", self._plan.clients_per_round))
+        return [self._clients.answer(client, server_round, theta, row) for row, client in enumerate(chosen)]
 
     def told(self, server_round: int) -> Told:
         """Return what Flower's message would tell the clients of a round."""
@@ -188,7 +170,7 @@ class _Loop:
         total = sum(int(reply.num_examples or 0) for _, reply in usable)
         mean: Any = None
         for row, reply in usable:
-            part = self._rows[row].whole.numpy() * (int(reply.num_examples or 0) / total)
+            part = self._clients.rows[row].whole.numpy() * (int(reply.num_examples or 0) / total)
             mean = part if mean is None else np.add(mean, part, out=mean)
         whole = theta.whole.numpy()
         if self._settings.algorithm == "fedsgd":
@@ -201,7 +183,7 @@ class _Loop:
         fraction = self._plan.fraction_evaluate
         if fraction == 0.0:
             return None
-        asked = min(max(int(self._clients * fraction), _LEAST_EVALUATED), self._clients)
+        asked = min(max(int(self._number * fraction), _LEAST_EVALUATED), self._number)
         found = []
         for client in sorted(self._sample(server_round, "configure_evaluate", asked)):
             data = read_client(self._plan.data, client)
@@ -213,33 +195,4 @@ class _Loop:
     def _sample(self, server_round: int, what: str, number: int) -> list[int]:
         """Draw clients as FedAvg does under `Reproducible`."""
         with own_randomness("server", self._settings.seed, server_round, what):
-            return random.sample(range(self._clients), number)
-
-    def _reply(self, theta: Flat, server_round: int, client: int, out: Flat) -> Reply:
-        data = read_client(self._plan.data, client)
-        try:
-            with self._streams(server_round, client):
-                answer = local_update(
-                    self.model,
-                    theta,
-                    data["train_features"],
-                    data["train_labels"],
-                    self._settings,
-                    server_round=server_round,
-                    partition=client,
-                    out=out,
-                    defenses=self._make_hooks(),
-                )
-        except BrokenUpdate as broken:
-            return Reply.error(str(client), str(broken))
-        except (Exception, SystemExit) as error:  # as on every engine, a client cannot end the run
-            logger.warning("client %s raised:\n%s", client, traceback.format_exc())
-            return Reply.error(str(client), f"{type(error).__name__}: {error}")
-        kind: Kind = "gradient" if answer.kind == "gradient" else "delta"
-        return Reply(str(client), 0, out.arrays, kind, num_examples=float(answer.examples))
-
-    def _streams(self, server_round: int, client: int) -> AbstractContextManager[None]:
-        # A defense that draws from a global stream, though it should not, finds there what a Flower client would.
-        if not self._hooked:
-            return nullcontext()
-        return own_randomness("client", self._settings.seed, server_round, str(client), "train")
+            return random.sample(range(self._number), number)
