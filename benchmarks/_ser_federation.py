@@ -6,7 +6,9 @@ Flower's `run_simulation` takes no run configuration, so the clients' settings t
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message
@@ -20,6 +22,7 @@ from fl_privacy.models.ser import SERNet
 from fl_privacy.training import ClientData, write_federation
 
 INPUTS, EXAMPLES = 988, 23
+SETTINGS = {"algorithm": "fedsgd", "batch-size": 20, "learning-rate": 0.0, "local-epochs": 1, "dropout": 0.2}
 
 app = ClientApp(mods=[identity_mod])
 
@@ -27,9 +30,9 @@ app = ClientApp(mods=[identity_mod])
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Answer as the SER ClientApp does, with settings from the message."""
-    settings = message.content.config_records["config"]["settings"]
-    context.run_config.update(json.loads(str(settings)))
-    return ser.train(message, context)
+    settings = json.loads(str(message.content.config_records["config"]["settings"]))
+    # A context of its own: under Ray the run configuration of the one that comes cannot be changed.
+    return ser.train(message, Context(context.run_id, context.node_id, context.node_config, context.state, settings))
 
 
 def write_data(folder: Path, clients: int) -> None:
@@ -42,9 +45,9 @@ def write_data(folder: Path, clients: int) -> None:
     write_federation(folder, made, list("abcd"), made[0].train_features[:0], made[0].train_labels[:0])
 
 
-def server(data: Path, phases: list[tuple[Strategy, int]]) -> ServerApp:
+def server(data: Path, phases: list[tuple[Strategy, int]], changes: Mapping[str, Any] | None = None) -> ServerApp:
     """Return a ServerApp that runs one strategy after the other, for so many rounds each."""
-    settings = {"data": str(data), "seed": 1, "algorithm": "fedsgd", "batch-size": 20, "dropout": 0.2, "defenses": "[]"}
+    settings = {"data": str(data), "seed": 1, "defenses": "[]", **SETTINGS, **(changes or {})}
     app = ServerApp()
 
     @app.main()

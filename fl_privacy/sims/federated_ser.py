@@ -25,10 +25,10 @@ from fl_privacy.config import ConfigError, SimulationFile
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
-from fl_privacy.sims.engines import CLIENT_APP, ENGINES, Engine, local
+from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.ser_data import Voices
-from fl_privacy.sims.shadow import shadow_updates
+from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation
 
@@ -107,7 +107,6 @@ class FederatedSER:
                 folder.stage(
                     name,
                     lambda path, name=name, seed=seed: self._federation(path, name, seed),  # type: ignore[misc]
-                    go_on=CHECKPOINT,
                 )
             if self._matched:
                 folder.stage("matched", lambda path: self._match(path, folder.path / "victim"))
@@ -155,7 +154,7 @@ class FederatedSER:
         clients = self._prepare(folder, name, seed)
         run_config = self._run_config(folder, clients, seed, private)
         total = run_config["num-server-rounds"] * run_config["clients-per-round"]
-        engine = self._engine if private and self._engine else self._local
+        engine = (self._engine or self._local) if private else train_shadow
         if engine is not self._local:
             run_config["checkpoint"] = ""
         engine(folder, clients, run_config, lambda done: self._progress(f"{name} federation", done, total))
@@ -169,19 +168,17 @@ class FederatedSER:
         seed = self._seed(99)
         clients = self._prepare(folder, "matched", seed)
         run_config = self._run_config(folder, clients, seed, private=False)
-        self._progress("matched shadows", 0, 1)
         store = UpdateStore(victim / "updates")
-        shadow_updates(
+        rounds = store.rounds[:: self.settings.shadow.matched_every]
+        a_round = run_config["clients-per-round"]
+        match_shadow(
             store,
-            CLIENT_APP,
-            clients,
-            folder / "updates",
-            run_config=run_config,
-            rounds=store.rounds[:: self.settings.shadow.matched_every],
-            clients_per_round=run_config["clients-per-round"],
+            run_config,
+            rounds=rounds,
+            clients_per_round=a_round,
             seed=seed,
+            trained=lambda done: self._progress("matched shadows", done, len(rounds) * a_round),
         )
-        self._progress("matched shadows", 1, 1)
         remove(folder / "data")
 
     def _prepare(self, folder: Path, name: str, seed: int) -> int:

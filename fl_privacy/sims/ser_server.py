@@ -10,24 +10,19 @@ Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from flwr.app import ArrayRecord, Context, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg, Strategy
-from torch import nn
 
-from fl_privacy.clients.ser import learning_rate
 from fl_privacy.defenses import make_defenses
-from fl_privacy.models.ser import SERNet
 from fl_privacy.sims.resume import Resumable
+from fl_privacy.sims.run_config import store_of
 from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
-from fl_privacy.training import predict, read_federation, read_server
-from fl_privacy.updates import UpdateStore
+from fl_privacy.training import held_out_scores, predict, read_federation, read_server, write_utility
+from fl_privacy.training.client import initial_network, learning_rate
 
 app = ServerApp()
 
@@ -39,12 +34,9 @@ def main(grid: Grid, context: Context) -> None:
     torch.set_num_threads(1)  # as on every engine: sums over more threads differ in the last bits
     federation = read_federation(str(settings["data"]))
     seed = int(settings["seed"])
-    initial = int(settings.get("initial-seed", seed))
-    torch.manual_seed(int(np.random.SeedSequence([initial, 0]).generate_state(1, np.uint64)[0] >> 1))
-    model: nn.Module = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
     defenses = make_defenses(json.loads(str(settings["defenses"])))
-    for defense in defenses:
-        model = defense.model(model)
+    inputs, classes, dropout = federation.inputs, len(federation.classes), float(settings["dropout"])
+    network = initial_network(inputs, classes, dropout, defenses, int(settings.get("initial-seed", seed)))
 
     sampling: dict[str, Any] = {
         # The number of clients, exactly: a fraction of them would be rounded.
@@ -60,13 +52,7 @@ def main(grid: Grid, context: Context) -> None:
         strategy = FedAvg(**sampling)
     for defense in defenses:
         strategy = defense.strategy(strategy)
-    store = UpdateStore(
-        str(settings["store"]),
-        arrays=json.loads(str(settings["capture-arrays"])),
-        clients=json.loads(str(settings["capture-clients"])),
-        every=int(settings["capture-every"]),
-        dtype=str(settings["capture-dtype"]),  # type: ignore[arg-type]
-    )
+    store = store_of(settings)
     observe = str(settings["observe"])
     capture = CaptureUpdates(strategy, store, observe=observe, owns=str(settings["owns"]))  # type: ignore[arg-type]
     strategy = Reproducible(capture, seed)
@@ -78,24 +64,16 @@ def main(grid: Grid, context: Context) -> None:
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if not len(test["test_labels"]):
             return None
-        model.load_state_dict(arrays.to_torch_state_dict())
-        labels, predicted = test["test_labels"].numpy(), predict(model, test["test_features"]).numpy()
-        right = predicted == labels
-        recalls = [float(right[labels == c].mean()) for c in np.unique(labels)]
-        return MetricRecord({"uar": float(np.mean(recalls)), "accuracy": float(right.mean())})
+        network.load_state_dict(arrays.to_torch_state_dict())
+        predicted = predict(network, test["test_features"])
+        return MetricRecord(dict(held_out_scores(predicted.numpy(), test["test_labels"].numpy())))
 
     result = strategy.start(
         grid,
-        ArrayRecord(model.state_dict()),
+        ArrayRecord(network.state_dict()),
         num_rounds=int(settings["num-server-rounds"]),
         evaluate_fn=evaluate,
     )
-    validation = {r: m["accuracy"] for r, m in sorted(result.evaluate_metrics_clientapp.items())}
-    by_round = sorted(result.evaluate_metrics_serverapp.items())
-    history: dict[str, list[Any]] = {"round": [r for r, _ in by_round]}
-    history |= {key: [metrics[key] for _, metrics in by_round] for key in ("uar", "accuracy")}
-    report = {"classes": list(federation.classes), "test": history, "validation_accuracy": validation}
-    path = Path(str(settings["utility"]))
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(report), encoding="utf-8")
-    os.replace(temporary, path)
+    scores: dict[int, Any] = {r: dict(metrics) for r, metrics in result.evaluate_metrics_serverapp.items()}
+    validation: dict[int, Any] = {r: metrics["accuracy"] for r, metrics in result.evaluate_metrics_clientapp.items()}
+    write_utility(str(settings["utility"]), federation.classes, scores, validation)

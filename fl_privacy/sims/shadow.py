@@ -12,10 +12,10 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
-from fl_privacy.errors import UserError
 from fl_privacy.sims.local import run_simulation
 from fl_privacy.strategies import CaptureUpdates, Reproducible
-from fl_privacy.updates import SentMessage, ThreatModel, UpdateStore
+from fl_privacy.training.matched import Replay
+from fl_privacy.updates import SentMessage, UpdateStore
 
 
 def shadow_updates(
@@ -74,32 +74,14 @@ def shadow_updates(
     (personalised models), they go round the own clients in turn.
     What a strategy wrapper between clients and recorder did to the victims' updates (clipping, noise) is not repeated.
     """
-    wanted = sorted(set(store.rounds if rounds is None else rounds))
-    if not wanted:
-        raise UserError(f"shadow_updates: no round of {store.path} is named")
-    a_round = num_clients if clients_per_round is None else clients_per_round
-    if num_clients < 1:
-        raise UserError(f"shadow_updates: num_clients must be at least 1, not {num_clients}")
-    if not 1 <= a_round <= num_clients:
-        raise UserError(f"shadow_updates: clients_per_round must be 1 to {num_clients}, not {a_round}")
-    if missing := sorted(set(wanted) - set(store.rounds)):
-        raise UserError(f"{store.path} does not hold round(s) {', '.join(map(str, missing))}")
-    # Refused before anything is written.
-    if not any(store.messages(server_round) for server_round in wanted):
-        raise UserError(f"{store.path}: in none of these rounds a client replied, so there is nothing to send again")
+    plan = Replay.of(store, num_clients, rounds=rounds, clients_per_round=clients_per_round, seed=seed)
     shadow = UpdateStore(out, arrays=list(store.shapes), dtype=store.dtype)
-    threat_model = ThreatModel(
-        attacker="the attacker itself, among its own clients",
-        observes=f"what its clients answer to the models of {len(wanted)} captured rounds",
-        owns=f"{num_clients} clients of its own",
-    )
     app = ServerApp()
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
-        replay = _Replay(store, wanted, a_round, seed)
-        strategy = Reproducible(CaptureUpdates(replay, shadow, threat_model=threat_model), seed)
-        strategy.start(grid, ArrayRecord(), num_rounds=wanted[-1])
+        capture = CaptureUpdates(_Replay(store, plan), shadow, threat_model=plan.threat_model)
+        Reproducible(capture, seed).start(grid, ArrayRecord(), num_rounds=plan.rounds[-1])
 
     run_simulation(app, client_app, num_clients, run_config, seed=seed, workers=workers)
     return UpdateStore(out)
@@ -108,26 +90,24 @@ def shadow_updates(
 class _Replay(Strategy):
     """Sends again what was sent, and leaves the answers to those who watch."""
 
-    def __init__(self, store: UpdateStore, rounds: Sequence[int], clients_per_round: int, seed: int) -> None:
+    def __init__(self, store: UpdateStore, plan: Replay) -> None:
         super().__init__()
-        self._store, self._rounds, self._a_round, self._seed = store, set(rounds), clients_per_round, seed
+        self._store, self._plan = store, plan
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """Send a captured round's messages to some of the own clients."""
-        if server_round not in self._rounds:
+        if server_round not in self._plan.rounds:
             return []
-        nodes = np.array(list(grid.get_node_ids()))
-        rng = np.random.default_rng([self._seed, server_round])
-        chosen = nodes if self._a_round == len(nodes) else rng.choice(nodes, self._a_round, replace=False)
+        nodes = list(grid.get_node_ids())
         sent = self._store.messages(server_round)
         contents = [_content(message) for message in sent]
         if not sent:  # nobody replied
             return []
         return [
-            Message(contents[i % len(sent)], int(node), sent[i % len(sent)].told.message_type)
-            for i, node in enumerate(chosen)
+            Message(contents[i % len(sent)], nodes[client], sent[i % len(sent)].told.message_type)
+            for i, client in enumerate(self._plan.chosen(server_round))
         ]
 
     def aggregate_train(

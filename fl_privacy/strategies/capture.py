@@ -178,8 +178,7 @@ class CaptureUpdates(StrategyWrapper):
     def _record(self, reply: Message, client: str, named_by: NamedBy) -> Reply:
         sent, told = self._round.sent_to(reply)
         if reply.has_error():
-            failure = f"error reply: {_one_line(reply.error.reason)}"
-            return Reply(client, sent, {}, "delta", failure=failure, named_by=named_by, told=told)
+            return Reply.error(client, reply.error.reason, sent, named_by, told)
         content = reply.content
         kind: Kind = "gradient" if stamp_of(reply).get(KIND) == "gradient" else "delta"
         metrics = content.metric_records.values()
@@ -289,8 +288,3 @@ def _view(array: Array) -> NDArray[Any] | None:
     except (TypeError, ValueError, EOFError):  # an app's own format, or damaged
         return None
     return numbers if numbers.dtype.kind in "biuf" else None
-
-
-def _one_line(reason: str | None) -> str:
-    # The end of a traceback is what it says.
-    return " ".join((reason or "").split())[-200:] or "no reason given"

@@ -9,15 +9,18 @@ from fl_privacy.training.shards import (
     read_server,
     write_federation,
 )
+from fl_privacy.training.utility import held_out_scores, write_utility
 
 __all__ = [
     "ClientData",
     "Federation",
     "batch_gradient",
+    "held_out_scores",
     "predict",
     "read_client",
     "read_federation",
     "read_server",
     "train_epochs",
     "write_federation",
+    "write_utility",
 ]

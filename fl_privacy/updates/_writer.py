@@ -60,6 +60,13 @@ class Reply:
     named_by: NamedBy = "query"
     told: int = 0
 
+    @classmethod
+    def error(cls, client: str, reason: str | None, sent: int = 0, named_by: NamedBy = "query", told: int = 0) -> Reply:
+        """Return what is recorded of a client that answered with an error."""
+        # The end of a traceback is what it says.
+        said = " ".join((reason or "").split())[-200:] or "no reason given"
+        return cls(client, sent, {}, "delta", failure=f"error reply: {said}", named_by=named_by, told=told)
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -347,12 +354,22 @@ class Writer:
             raise StoreError(f"cannot write to {self._path}: {error.strerror or error}") from error
 
 
-def _claim(path: Path) -> None:
-    """Make the folder, or take an empty one."""
+def refuse_used(path: Path) -> None:
+    """Refuse a folder that holds anything.
+
+    Raises
+    ------
+    StoreError
+    """
     if (path / HEADER).exists() or (path / INDEX).exists():
         raise StoreError(f"{path} already holds captured updates; name another folder, or delete it")
     if path.is_dir() and any(path.iterdir()):
         raise StoreError(f"{path} holds other files; name an empty or new folder for the captured updates")
+
+
+def _claim(path: Path) -> None:
+    """Make the folder, or take an empty one."""
+    refuse_used(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
         # Updates are personal data: only their owner may look.

@@ -51,3 +51,20 @@ class Counter(Defense):
     def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
         self.seen += 1
         return update if self.seen == 1 else {name: 0 * u for name, u in update.items()}
+
+
+class Moody(Defense):
+    """Raises for some clients, by its own generator."""
+
+    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+        if rng.random() < 0.3:
+            raise RuntimeError("not today")
+        return update
+
+
+class HalfRate(Defense):
+    """Takes hold in the server: half the step."""
+
+    def strategy(self, strategy: Any) -> Any:
+        strategy.learning_rate /= 2
+        return strategy

@@ -1,0 +1,111 @@
+"""All clients of a federation in one process: one network, one piece of memory for their answers."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from fl_privacy._randomness import own_randomness
+from fl_privacy.training.client import BrokenUpdate, ClientSettings, Hooks, LocalModel, local_update
+from fl_privacy.training.flat import Flat
+from fl_privacy.training.shards import read_client
+from fl_privacy.updates.record import Kind
+from fl_privacy.updates.store import Reply
+
+logger = logging.getLogger(__name__)
+
+MakeHooks = Callable[[], Sequence[Hooks]]
+"""Makes the defenses anew."""
+
+
+class Clients:
+    """Answers for any client, one after another.
+
+    Parameters
+    ----------
+    data : Path
+        Folder of the federation's data.
+    model : LocalModel
+        Used for all of them.
+    settings : ClientSettings
+    a_round : int
+        Clients in a round, at most.
+    make_hooks : callable
+    stream : int
+        Seed of the global random streams that a client finds, of which it should make no use.
+
+    Attributes
+    ----------
+    rows : list of Flat
+        Memory of the answers of a round, side by side.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        model: LocalModel,
+        settings: ClientSettings,
+        a_round: int,
+        make_hooks: MakeHooks,
+        stream: int,
+    ) -> None:
+        self._data, self._model, self._settings, self._stream = data, model, settings, stream
+        self._make_hooks, self._hooked = make_hooks, bool(make_hooks())
+        self.rows = [Flat(model.shapes, row) for row in torch.zeros(a_round, Flat.size(model.shapes))]
+
+    def answer(
+        self,
+        client: int,
+        server_round: int,
+        theta: Flat,
+        row: int,
+        *,
+        step: float | None = None,
+        sent: int = 0,
+        told: int = 0,
+    ) -> Reply:
+        """Do a client's work of a round; whatever it raises becomes an error reply, as on every engine.
+
+        Parameters
+        ----------
+        client, server_round : int
+        theta : Flat
+            The parameters that it is sent.
+        row : int
+            Which of `rows` takes the answer.
+        step : float, optional
+            See `local_update`.
+        sent, told : int
+            For the record.
+        """
+        name, out, data = str(client), self.rows[row], read_client(self._data, client)
+        try:
+            with self._streams(server_round, name):
+                answer = local_update(
+                    self._model,
+                    theta,
+                    data["train_features"],
+                    data["train_labels"],
+                    self._settings,
+                    server_round=server_round,
+                    partition=client,
+                    out=out,
+                    defenses=self._make_hooks() if self._hooked else (),
+                    step=step,
+                )
+        except BrokenUpdate as broken:
+            return Reply.error(name, str(broken), sent=sent, told=told)
+        except (Exception, SystemExit) as error:  # a client cannot end the run
+            logger.warning("client %s raised:\n%s", name, traceback.format_exc())
+            return Reply.error(name, f"{type(error).__name__}: {error}", sent=sent, told=told)
+        kind: Kind = "gradient" if answer.kind == "gradient" else "delta"
+        return Reply(name, sent, out.arrays, kind, num_examples=float(answer.examples), told=told)
+
+    def _streams(self, server_round: int, client: str) -> AbstractContextManager[None]:
+        # A defense that draws from a global stream, though it should not, finds there what a Flower client would.
+        return own_randomness("client", self._stream, server_round, client, "train") if self._hooked else nullcontext()

@@ -1,0 +1,230 @@
+"""What one SER client does in a round, whoever asks for it: a Flower client, or the attacker's plain loop.
+
+Both call `local_update`, so that their results are the same to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fl_privacy.models.ser import SERNet
+from fl_privacy.training.flat import Flat
+from fl_privacy.training.local import batch_gradient, predict, train_epochs
+
+_LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
+
+
+class Hooks(Protocol):
+    """What a defense does inside a client; see `fl_privacy.defenses.Defense`."""
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Change the network."""
+
+    def gradient(self, gradient: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+        """Change the gradient of a batch."""
+
+    def update(self, update: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+        """Change what leaves the client."""
+
+
+class BrokenUpdate(Exception):
+    """There is an update that no client would send; its text is the reason."""
+
+
+@dataclass(frozen=True)
+class ClientSettings:
+    """What a client is told once, by the run configuration.
+
+    Attributes
+    ----------
+    seed : int
+        Of the federation.
+    algorithm : {"fedsgd", "fedavg"}
+    batch_size : int
+    learning_rate : float
+        Of the server's step (FedSGD) or of the clients' Adam (FedAvg).
+    local_epochs : int
+        FedAvg alone.
+    """
+
+    seed: int
+    algorithm: Literal["fedsgd", "fedavg"]
+    batch_size: int
+    learning_rate: float
+    local_epochs: int
+
+    @classmethod
+    def read(cls, run_config: Mapping[str, Any]) -> ClientSettings:
+        """Read them from a run configuration (flat, kebab-case keys)."""
+        algorithm: Any = str(run_config["algorithm"])
+        rate, epochs = learning_rate(run_config), int(run_config["local-epochs"])
+        return cls(int(run_config["seed"]), algorithm, int(run_config["batch-size"]), rate, epochs)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client answers, beside the arrays.
+
+    Attributes
+    ----------
+    kind : {"gradient", "weights"}
+        What the arrays are.
+    examples : int
+        Its weight in the aggregation.
+    """
+
+    kind: Literal["gradient", "weights"]
+    examples: int
+
+
+class LocalModel:
+    """A network whose parameters are set in place: one object a process serves any number of clients.
+
+    Parameters
+    ----------
+    network : Module
+        Overwritten by every call.
+
+    Attributes
+    ----------
+    shapes : dict of str to tuple of int
+        Shape of each parameter.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+        self._parameters = {name: p.detach() for name, p in network.named_parameters()}
+        self.shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+
+    def gradient(self, theta: Flat, features: Tensor, labels: Tensor, batch_size: int, hook: Any, out: Flat) -> int:
+        """Write the gradient of one random batch at `theta` into `out`; return the number of its examples."""
+        self._load(theta)
+        gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook)
+        for name, tensor in out.tensors.items():
+            # Layers that a defense froze have no gradient.
+            tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
+        return examples
+
+    def train(self, theta: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, hook: Any) -> int:
+        """Train `theta` in place; return the number of examples, counted in each epoch."""
+        self._load(theta)
+        size, rate, epochs = settings.batch_size, settings.learning_rate, settings.local_epochs
+        train_epochs(self.network, features, labels, batch_size=size, learning_rate=rate, epochs=epochs, hook=hook)
+        for name, tensor in theta.tensors.items():
+            tensor.copy_(self._parameters[name])
+        return len(features) * epochs
+
+    def predict(self, theta: Flat, features: Tensor) -> Tensor:
+        """Return the most likely class of each example, dropout off."""
+        self._load(theta)
+        return predict(self.network, features)
+
+    def _load(self, theta: Flat) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(theta.tensors[name])
+
+
+def learning_rate(run_config: Mapping[str, Any]) -> float:
+    """Return the learning rate of a run configuration; where that is 0, the published one of its algorithm."""
+    return float(run_config["learning-rate"]) or _LEARNING_RATES[run_config["algorithm"]]
+
+
+def make_network(inputs: int, classes: int, dropout: float, defenses: Sequence[Hooks]) -> nn.Module:
+    """Make the SER network, changed by the defenses."""
+    network: nn.Module = SERNet(inputs, classes, dropout)
+    for defense in defenses:
+        network = defense.model(network)
+    return network
+
+
+def initial_network(inputs: int, classes: int, dropout: float, defenses: Sequence[Hooks], seed: int) -> nn.Module:
+    """Make the network with the parameters that a federation of this seed begins with."""
+    torch.default_generator.manual_seed(_torch_seed(np.random.SeedSequence([seed, 0])))
+    return make_network(inputs, classes, dropout, defenses)
+
+
+def local_update(
+    model: LocalModel,
+    sent: Flat,
+    features: Tensor,
+    labels: Tensor,
+    settings: ClientSettings,
+    *,
+    server_round: int,
+    partition: int,
+    out: Flat,
+    defenses: Sequence[Hooks] = (),
+    step: float | None = None,
+) -> Answer:
+    """Do a client's work of a round.
+
+    Parameters
+    ----------
+    model : LocalModel
+        Used for it.
+    sent : Flat
+        The parameters that the client was sent; left as they are.
+    features : Tensor, (n, d)
+    labels : Tensor, (n,)
+        The client's examples.
+    settings : ClientSettings
+    server_round, partition : int
+        With the seed they determine batches, dropout and the defenses' generator; torch's default generator is seeded.
+    out : Flat
+        Takes what the client answers.
+    defenses : sequence of Hooks
+        Made anew for each call: what a defense remembers must not pass from client to client.
+    step : float, optional
+        FedSGD: answer the weights after a step of this size, not the gradient.
+
+    Returns
+    -------
+    Answer
+
+    Raises
+    ------
+    BrokenUpdate
+        If a value of the update is not finite.
+    """
+    sequence = np.random.SeedSequence([settings.seed, server_round, partition])
+    # torch.manual_seed would visit every accelerator as well, which costs as much as the gradient.
+    torch.default_generator.manual_seed(_torch_seed(sequence))
+    rng = np.random.default_rng(sequence.spawn(1)[0]) if defenses else None
+
+    def guard(gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        for defense in defenses:
+            gradient = defense.gradient(gradient, rng)  # type: ignore[arg-type]
+        return gradient
+
+    hook = guard if defenses else None
+    gradient = settings.algorithm == "fedsgd"
+    if gradient:
+        examples = model.gradient(sent, features, labels, settings.batch_size, hook, out)
+    else:
+        out.whole.copy_(sent.whole)
+        examples = model.train(out, features, labels, settings, hook)
+    if rng is not None:
+        if not gradient:
+            out.whole.sub_(sent.whole)
+        update: dict[str, NDArray[Any]] = {name: array.copy() for name, array in out.arrays.items()}
+        for defense in defenses:
+            update = defense.update(update, rng)
+        out.fill(update)
+    if broken := out.broken:
+        raise BrokenUpdate(f"client {partition}: the update of {', '.join(broken)} is not finite; nothing is sent")
+    if rng is not None and not gradient:
+        out.whole.add_(sent.whole)
+    if gradient and step is not None:
+        out.whole.mul_(-step).add_(sent.whole)
+    return Answer("gradient" if gradient and step is None else "weights", examples)
+
+
+def _torch_seed(sequence: np.random.SeedSequence) -> int:
+    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

@@ -1,0 +1,202 @@
+"""A federation of SER clients as a plain loop: what ServerApp and ClientApp compute, without messages.
+
+For the same seed it draws the same clients, batches and dropout, averages in the same order, and captures into the same
+store to the bit as `fl_privacy.sims.ser_server` and `fl_privacy.clients.ser` do under `fl_privacy.Reproducible`. Flower
+is not needed for it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fl_privacy._processes import one_thread
+from fl_privacy._randomness import kept_streams, own_randomness
+from fl_privacy.errors import UserError
+from fl_privacy.training._clients import Clients, MakeHooks
+from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
+from fl_privacy.training.flat import Flat
+from fl_privacy.training.shards import read_client, read_federation, read_server
+from fl_privacy.training.utility import held_out_scores
+from fl_privacy.updates import ThreatModel, UpdateStore
+from fl_privacy.updates.record import Observe
+from fl_privacy.updates.store import Reply
+from fl_privacy.updates.told import Told
+
+_LEAST_EVALUATED = 2
+"""FedAvg's ``min_evaluate_nodes``."""
+
+
+@dataclass(frozen=True)
+class FederationPlan:
+    """A federation that is to be run.
+
+    Attributes
+    ----------
+    data : Path
+        Folder of its data, see `fl_privacy.training.shards`.
+    client : ClientSettings
+        What clients are told.
+    rounds : int
+    clients_per_round : int
+    dropout : float
+        Of the network.
+    fraction_evaluate : float
+        Share of the clients that are asked for their validation accuracy after each round.
+    initial_seed : int, optional
+        Of the network's first parameters; default: the clients' seed.
+    """
+
+    data: Path
+    client: ClientSettings
+    rounds: int
+    clients_per_round: int
+    dropout: float
+    fraction_evaluate: float = 0.0
+    initial_seed: int | None = None
+
+
+@dataclass(frozen=True)
+class History:
+    """How a federation went.
+
+    Attributes
+    ----------
+    classes : tuple of str
+    test : dict
+        `held_out_scores` by round, from 0; empty where nobody is held out.
+    validation : dict
+        Accuracy on clients' validation examples by round, where they were asked.
+    """
+
+    classes: tuple[str, ...]
+    test: dict[int, dict[str, float]] = field(default_factory=dict)
+    validation: dict[int, float] = field(default_factory=dict)
+
+
+def federate(
+    plan: FederationPlan,
+    store: UpdateStore,
+    threat_model: ThreatModel,
+    observe: Observe = "each",
+    *,
+    make_hooks: MakeHooks = tuple,
+    trained: Callable[[int], None] | None = None,
+) -> History:
+    """Run a federation and capture it.
+
+    Parameters
+    ----------
+    plan : FederationPlan
+        What to run.
+    store : UpdateStore
+        Where updates go; its settings choose layers, clients and rounds.
+    threat_model : ThreatModel
+        Is written into the store.
+    observe : {"each", "sum"}
+        What is captured of a round.
+    make_hooks : callable
+        Makes the defenses anew.
+    trained : callable, optional
+        Told after each round how many updates there have been.
+
+    Raises
+    ------
+    UserError
+        If there are not so many clients, or the store's folder is in use or cannot be written.
+    """
+    facts = read_federation(plan.data)
+    if not 1 <= plan.clients_per_round <= facts.clients:
+        raise UserError(f"clients_per_round = {plan.clients_per_round}, but {plan.data} has {facts.clients} clients")
+    with kept_streams(), one_thread():
+        first = plan.client.seed if plan.initial_seed is None else plan.initial_seed
+        network = initial_network(facts.inputs, len(facts.classes), plan.dropout, make_hooks(), first)
+        loop = _Loop(plan, LocalModel(network), facts.clients, make_hooks)
+        history = History(facts.classes)
+        theta = Flat(loop.model.shapes)
+        theta.fill({name: p.detach().numpy() for name, p in network.named_parameters()})
+        test = read_server(plan.data)
+
+        def look(server_round: int) -> None:
+            labels = test["test_labels"]
+            if len(labels):
+                predicted = loop.model.predict(theta, test["test_features"])
+                history.test[server_round] = held_out_scores(predicted.numpy(), labels.numpy())
+
+        look(0)
+        store.begin(threat_model, observe)
+        try:
+            for server_round in range(1, plan.rounds + 1):
+                replies = loop.train(theta, server_round)
+                if store.wants(server_round):
+                    store.append(server_round, [theta.arrays], replies, [loop.told(server_round)])
+                loop.aggregate(theta, replies)
+                if (accuracy := loop.validate(theta, server_round)) is not None:
+                    history.validation[server_round] = accuracy
+                look(server_round)
+                if trained is not None:
+                    trained(server_round * plan.clients_per_round)
+        finally:
+            store.close()
+    return history
+
+
+class _Loop:
+    """The two sides of a federation."""
+
+    def __init__(self, plan: FederationPlan, model: LocalModel, clients: int, make_hooks: MakeHooks) -> None:
+        self.model = model
+        self._plan, self._settings, self._number = plan, plan.client, clients
+        self._clients = Clients(plan.data, model, plan.client, plan.clients_per_round, make_hooks, plan.client.seed)
+
+    def train(self, theta: Flat, server_round: int) -> list[Reply]:
+        """Let some clients answer, in the order of their numbers."""
+        chosen = sorted(self._sample(server_round, "configure_train", self._plan.clients_per_round))
+        return [self._clients.answer(client, server_round, theta, row) for row, client in enumerate(chosen)]
+
+    def told(self, server_round: int) -> Told:
+        """Return what Flower's message would tell the clients of a round."""
+        fedsgd = self._settings.algorithm == "fedsgd"
+        config: dict[str, Any] = {"reply": "gradient", "learning-rate": self._settings.learning_rate} if fedsgd else {}
+        config["server-round"] = server_round
+        return Told("train", (("arrays", "arrays", {}), ("config", "config", config)))
+
+    def aggregate(self, theta: Flat, replies: Sequence[Reply]) -> None:
+        """Replace the model by the mean of the answers, or by a step along it, as FedAvg and `FedSGD` do."""
+        usable = [(row, reply) for row, reply in enumerate(replies) if not reply.failure]
+        if not usable:
+            return
+        total = sum(int(reply.num_examples or 0) for _, reply in usable)
+        mean: Any = None
+        for row, reply in usable:
+            part = self._clients.rows[row].whole.numpy() * (int(reply.num_examples or 0) / total)
+            mean = part if mean is None else np.add(mean, part, out=mean)
+        whole = theta.whole.numpy()
+        if self._settings.algorithm == "fedsgd":
+            whole -= self._settings.learning_rate * mean
+        else:
+            whole[:] = mean
+
+    def validate(self, theta: Flat, server_round: int) -> float | None:
+        """Return the mean accuracy on some clients' validation examples; None where nobody is asked."""
+        fraction = self._plan.fraction_evaluate
+        if fraction == 0.0:
+            return None
+        asked = min(max(int(self._number * fraction), _LEAST_EVALUATED), self._number)
+        found = []
+        for client in sorted(self._sample(server_round, "configure_evaluate", asked)):
+            data = read_client(self._plan.data, client)
+            right = self.model.predict(theta, data["validation_features"]) == data["validation_labels"]
+            found.append((max(len(right), 1), float(right.float().mean()) if len(right) else 0.0))
+        total = sum(weight for weight, _ in found)
+        return sum(accuracy * (weight / total) for weight, accuracy in found)
+
+    def _sample(self, server_round: int, what: str, number: int) -> list[int]:
+        """Draw clients as FedAvg does under `Reproducible`."""
+        with own_randomness("server", self._settings.seed, server_round, what):
+            return random.sample(range(self._number), number)
