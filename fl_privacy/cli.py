@@ -158,7 +158,7 @@ def attack(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for result.json, scores.csv, report.html.")] = None,
 ) -> None:
     """Attack captured updates, from any Flower app."""
-    from fl_privacy.attacks.base import LayerAttack, make_attacks, on_layers
+    from fl_privacy.attacks.base import ReadsLayers, make_attacks, on_layers
     from fl_privacy.attacks.evaluate import evaluate
     from fl_privacy.report import write_report
     from fl_privacy.sims.stages import new_folder
@@ -171,7 +171,7 @@ def attack(
     private = UpdateStore(store)
     print(private.threat_model.describe(), flush=True)
     for name, attack in made:
-        if isinstance(attack, LayerAttack):
+        if isinstance(attack, ReadsLayers):
             hint = "" if layers else "; --layer names another"
             print(f"{name} reads {attack.reads(private.model_shapes)}{hint}", flush=True)
     evaluation = evaluate(

@@ -17,6 +17,7 @@ from fl_privacy.updates import Layer, Update, describe_layers, resolve_layers
 BUILT_IN: dict[str, str] = {
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
     "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
+    "cnn": "fl_privacy.attacks.attribute.cnn:PublishedCNN",
 }
 
 
@@ -126,19 +127,16 @@ class LinearAttack:
         return scores
 
 
-class LayerAttack(LinearAttack):
-    """A linear attack that reads some dense layers.
+class ReadsLayers:
+    """An attack that reads some dense layers.
 
     Parameters
     ----------
     layers : sequence of str
         ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
-    C : float
-        See `LinearAttack`.
     """
 
-    def __init__(self, layers: str | Sequence[str], C: float) -> None:
-        super().__init__(C)
+    def __init__(self, layers: str | Sequence[str]) -> None:
         if not layers:
             raise UserError(f"{type(self).__name__}: name at least one layer (first, second, last, all, or a name)")
         self.layers = layers
@@ -152,6 +150,22 @@ class LayerAttack(LinearAttack):
             Where the model has no such layer.
         """
         return describe_layers(shapes, self.layers)
+
+
+class LayerAttack(ReadsLayers, LinearAttack):
+    """A linear attack that reads some dense layers.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        See `ReadsLayers`.
+    C : float
+        See `LinearAttack`.
+    """
+
+    def __init__(self, layers: str | Sequence[str], C: float) -> None:
+        ReadsLayers.__init__(self, layers)
+        LinearAttack.__init__(self, C)
 
 
 def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
@@ -202,7 +216,7 @@ def on_layers(settings: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> l
         Where no attack reads layers.
     """
     kinds = [find_object(entry["name"], BUILT_IN, "attack") for entry in settings]
-    reading = [isinstance(kind, type) and issubclass(kind, LayerAttack) for kind in kinds]
+    reading = [isinstance(kind, type) and issubclass(kind, ReadsLayers) for kind in kinds]
     if not any(reading):
         names = ", ".join(str(entry["name"]) for entry in settings)
         raise UserError(f"layer {', '.join(layers)} was asked for, but no attack here reads layers: {names}")
