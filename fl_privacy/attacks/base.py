@@ -48,7 +48,8 @@ class Attack(Protocol):
     """An attack in the manner of scikit-learn.
 
     The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply
-    (``"updates"``); what it cannot supply, it refuses before anything runs.
+    (``"updates"``); what it cannot supply, it refuses before anything runs. A slow attack may have an attribute
+    `permutations`: on how many permuted labels, at most, it can be trained again for the control.
     """
 
     needs: frozenset[str]

@@ -322,6 +322,8 @@ def permutation_controls(audit: Audit, permuted: NDArray[np.float64], seed: int,
     )
     controls = []
     for name, null in (("permuted-auxiliary-labels", null_own), ("permuted-private-labels", np.asarray(null_private))):
+        if not len(null):  # a slow attack was not trained on permuted labels
+            continue
         p = permutation_p_value(observed, null)
         low, high = (float(q) for q in np.quantile(null, [0.025, 0.975]))
         controls.append(

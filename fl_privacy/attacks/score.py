@@ -85,7 +85,8 @@ def run_attack(
         What else the attacker owns.
     permutations : int
         How many permutations of the speaker -> attribute map of the attacker's side, each made once at the source; all
-        different, so there may be fewer where the attacker has few speakers.
+        different, so there may be fewer where the attacker has few speakers. A slow attack may say how many it can
+        afford, in an attribute `permutations`.
     seed : int
         Of the permutations.
     progress : callable, optional
@@ -121,12 +122,14 @@ def run_attack(
         return scores
 
     scores = checked(labels)
+    permutations = min(permutations, getattr(attack, "permutations", permutations))
     permuted = []
-    for number, shuffled in enumerate(speaker_permutations(own.speakers, labels, permutations, seed)):
+    draws = speaker_permutations(own.speakers, labels, permutations, seed) if permutations else ()
+    for number, shuffled in enumerate(draws):
         try:
             permuted.append(checked(shuffled))
         except OneClassError:  # of the speakers that the attack can read, all drew one class: it has learnt nothing
             permuted.append(np.zeros(len(private.updates)))
         if progress:
             progress(number + 1, permutations)
-    return Scores(scores, np.array(permuted))
+    return Scores(scores, np.array(permuted).reshape(len(permuted), len(private.updates)))

@@ -184,20 +184,22 @@ class PublishedCNN(ReadsLayers):
         with _one_thread():
             for start in range(0, len(held), _BATCH):
                 rows = held[start : start + _BATCH]
-                fused = self._fused([updates[i] for i in rows.tolist()])
-                logs[rows] = np.where(np.isfinite(fused).all(axis=1, keepdims=True), fused, 0.0)
+                logs[rows] = self._fused([updates[i] for i in rows.tolist()])
         return logs[:, 1] - logs[:, 0] if self._classes == 2 else logs
 
     def _fused(self, updates: Sequence[Update]) -> NDArray[np.float64]:
-        """Return the log of the weighted mean of the networks' probabilities, less that of a guess."""
-        weights = np.array([standard.weights for standard in self._standards], dtype=np.float64)
+        """Return the log of the weighted mean of the networks' probabilities, less that of a guess; 0 if unreadable."""
+        total = sum(standard.weights for standard in self._standards)
+        readable = np.ones((len(updates), 1), dtype=np.bool_)
         parts = []
-        for standard, network, share in zip(self._standards, self.networks_, weights / weights.sum(), strict=True):
+        for standard, network in zip(self._standards, self.networks_, strict=True):
             arrays = standard.read(updates)
-            finite = np.all([np.isfinite(a).reshape(len(a), -1).all(axis=1) for a in arrays], axis=0)
-            found = _log_probabilities(network, arrays) + math.log(share)
-            parts.append(np.where(finite[:, None], found, np.nan))
-        return np.asarray(np.logaddexp.reduce(parts, axis=0) + math.log(self._classes))
+            for array in arrays:
+                readable &= np.isfinite(array.reshape(len(array), -1)).all(axis=1, keepdims=True)
+            parts.append(
+                np.where(readable, _log_probabilities(network, arrays), 0.0) + math.log(standard.weights / total)
+            )
+        return np.where(readable, np.logaddexp.reduce(parts, axis=0) + math.log(self._classes), 0.0)
 
     # ------------------------------------------------------------------ training
 
