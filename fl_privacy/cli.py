@@ -228,6 +228,26 @@ def sweep(
 
 
 @app.command()
+def published(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021.")],
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN_OR_SWEEP]...", help="Folders of results run with protocol.name=as-published."),
+    ] = None,
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", metavar="NAME", help="Only this published table. Repeatable.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="All published numbers, also where no result of ours is.")
+    ] = False,
+) -> None:
+    """Print what a published study reports, its generations apart, and results of one's own beside it."""
+    from fl_privacy.published.compare import comparison
+
+    print(comparison(study, results or (), tables, whole=whole))
+
+
+@app.command()
 def check(
     as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
 ) -> None:
