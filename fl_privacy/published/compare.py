@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.attacks.as_published import LEAKED, PROTOCOL
 from fl_privacy.attacks.files import aligned, read_result
 from fl_privacy.errors import UserError
 from fl_privacy.published import GENERATIONS, STUDIES, Published, values
-
-PROTOCOL = "as-published"
-"""The protocol of claims that may stand beside published numbers."""
+from fl_privacy.published.departures import departures
 
 _QUANTITIES = {"attack_uar": "UAR", "attack_asr": "ASR", "ser_uar": "UAR", "ser_acc": "accuracy"}
 _ATTACK = (
@@ -81,7 +80,8 @@ def comparison(
         See `fl_privacy.published.STUDIES`.
     results : sequence of path
         Run folders, or sweep folders: of these, the merged results. Their claims with the protocol "as-published"
-        are set beside published numbers of the same private corpus, features, algorithm, layer and dropout.
+        are set beside published numbers of the same private corpus, features, algorithm, layer and dropout; where
+        other settings are not the study's, a note says which.
     tables : sequence of str, optional
         Only numbers of these published tables.
     whole : bool
@@ -96,13 +96,13 @@ def comparison(
     loaded = [result for path in results for result in read_results(Path(path))]
     parts = [f"{study}: {STUDIES[study]}."]
     parts.append("\n".join(f"{name:<5} {what}" for name, what in GENERATIONS.items()))
-    kinds: tuple[tuple[str, str, Callable[[Mapping[str, Any]], list[Entry]]], ...] = (
+    kinds: tuple[tuple[str, str, Callable[[str, Mapping[str, Any]], list[Entry]]], ...] = (
         ("attack_", _ATTACK, _our_attacks),
         ("ser_", _SER + ("." if not loaded else "; ours is the model of the last round."), _our_utility),
     )
     for kind, title, ours in kinds:
         entries = [_published(row) for row in published if row.quantity.startswith(kind)]
-        mine = [entry for result in loaded for entry in ours(result)]
+        mine = [entry for result in loaded for entry in ours(study, result)]
         if loaded and not whole:
             cases = {entry.case for entry in mine}
             entries = [entry for entry in entries if entry.case in cases]
@@ -146,21 +146,22 @@ def _published(row: Published) -> Entry:
     return Entry((*case, row.n_updates), column, row.value, row.note)
 
 
-def _our_attacks(result: Mapping[str, Any]) -> list[Entry]:
+def _our_attacks(study: str, result: Mapping[str, Any]) -> list[Entry]:
     entries = []
     for claim in _claims(result):
         metric, conditions = {"uar": "UAR", "asr": "ASR"}.get(claim["metric"]), claim["conditions"]
         if metric is None or claim["value"] is None:
             continue
-        case = _our_case(claim, str(conditions.get("layer", "")), conditions.get("n_updates"))
-        entries.append(Entry(case, f"ours: {claim['attack']} {metric}", claim["value"], _note(conditions), ours=True))
+        case = _our_case(claim, str(conditions.get("layer", "")), conditions.get(LEAKED))
+        column = f"ours: {conditions.get('attack', claim['attack'])} {metric}"
+        entries.append(Entry(case, column, claim["value"], _note(study, result, claim), ours=True))
     return entries
 
 
-def _our_utility(result: Mapping[str, Any]) -> list[Entry]:
+def _our_utility(study: str, result: Mapping[str, Any]) -> list[Entry]:
     claim = _claims(result)[0]
     scores = {"UAR": result["utility"].get("uar"), "accuracy": result["utility"].get("accuracy")}
-    note = _note(claim["conditions"])
+    note = _note(study, result, claim)
     return [
         Entry(_our_case(claim, "", None), f"ours {metric}", value, note, ours=True)
         for metric, value in scores.items()
@@ -168,7 +169,7 @@ def _our_utility(result: Mapping[str, Any]) -> list[Entry]:
     ]
 
 
-def _our_case(claim: Mapping[str, Any], layer: str, n_updates: int | None) -> Case:
+def _our_case(claim: Mapping[str, Any], layer: str, leaked: int | None) -> Case:
     conditions = claim["conditions"]
     noise = claim["defense"] or math.inf  # (a defense of ours is none of the study's)
     return (
@@ -179,14 +180,14 @@ def _our_case(claim: Mapping[str, Any], layer: str, n_updates: int | None) -> Ca
         conditions.get("dropout"),
         conditions.get("local_epochs", 1),
         noise,
-        n_updates,
+        leaked,
     )
 
 
-def _note(conditions: Mapping[str, Any]) -> str:
-    folds = conditions.get("folds", 1)
-    parts = [] if folds == 5 else [f"{folds} fold{'s' if folds != 1 else ''} instead of 5"]
-    return "; ".join([*parts, *conditions.get("departs", ())])
+def _note(study: str, result: Mapping[str, Any], claim: Mapping[str, Any]) -> str:
+    folds = claim["conditions"].get("folds", 1)
+    parts = [] if folds == 5 else [f"{folds} fold{'s' if folds != 1 else ''} (study: 5)"]
+    return "; ".join([*parts, *departures(study, result["simulation"], claim["attack"])])
 
 
 # ------------------------------------------------------------------ text

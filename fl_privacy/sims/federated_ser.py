@@ -24,6 +24,7 @@ from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
 from fl_privacy.report import write_report
+from fl_privacy.sims import as_published
 from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.partition import Partition, corpus_names, partition, task_corpus
 from fl_privacy.sims.stages import RunFolder, remove
@@ -156,18 +157,21 @@ class FederatedSER:
         )
 
     def _partition(self, name: str, seed: int) -> tuple[list[FeatureTable], Partition]:
-        private = name == "victim"
+        settings, private = self.settings, name == "victim"
         tables = [self._private] if private else self._auxiliary
+        choices = [settings.private] if private else settings.auxiliary
         names = corpus_names([table.corpus.name for table in (self._private, *self._auxiliary)])
         return tables, partition(
             tables,
-            self.settings.federation,
-            self.settings.task,
+            settings.federation,
+            settings.task,
             names_of_corpora=names[:1] if private else names[1:],
-            attribute=self.settings.private.attribute,
-            how=self.settings.features.normalise,
+            attribute=settings.private.attribute,
+            how=settings.features.normalise,
             seed=seed,
-            hold_out=private,
+            hold_out=private or settings.shadow.hold_out,
+            shards=[choice.shards or settings.federation.shards_per_speaker for choice in choices],
+            fold=None if private else int(name.removeprefix("shadow-")) % settings.federation.folds,
         )
 
     def _write(self, made: Partition, data: Path) -> None:
@@ -185,15 +189,17 @@ class FederatedSER:
             json.dumps([_facts(t.corpus) for t in tables] + [{"test_speakers": list(made.test_speakers)}])
         )
         clients = len(made.clients)
-        a_round = settings.clients_per_round or min(clients, max(4, clients // 10))
+        a_round = settings.a_round_of(clients)
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {name} has only {clients} clients")
         rounds = settings.rounds if private else self.settings.shadow.rounds or settings.rounds
         engine = self._engine if private and self._engine else self._local
+        shared = not private and self.settings.shadow.initialisation == "victim"
         engine(
             folder,
             clients,
             {
+                **({"initial-seed": self.settings.simulation.seed} if shared else {}),
                 "data": str(data),
                 "store": str(folder / "updates"),
                 "utility": str(folder / "utility.json"),
@@ -234,17 +240,18 @@ class FederatedSER:
 
     def _attack(self, folder: Path, number: int, question: Question) -> None:
         name, attack = self._attacks[number]
+        leaked = as_published.leaked_means(self.settings, attack, question)
         scores = run_attack(
             attack,
             question.own,
-            question.private,
+            leaked.observed,
             question.labels(question.own),
             question.auxiliary,
             permutations=self.settings.audit.permutations,
             seed=self.settings.simulation.seed,
             progress=lambda done, total: self._progress(f"attack {name}", done, total),
         )
-        scores.save(folder / "scores.npz")
+        as_published.save_scores(leaked, scores, folder)
 
     def _audit(self, folder: Path, run: Path, question: Question) -> None:
         """Write result.json and scores.csv into the run folder, and here what a sweep needs to merge seeds."""
@@ -257,6 +264,7 @@ class FederatedSER:
             seed=settings.simulation.seed,
             context=self._context(),
         )
+        evaluation.claims += as_published.claims_of(settings, self._attacks, question, run, self._context())
         facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", "shadow-0")}
         save(
             evaluation,

@@ -3,8 +3,9 @@
 Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-rounds``, ``clients-per-round``,
 ``store`` (folder for the captured updates), ``utility`` (file for the held-out speakers' scores by round),
 ``observe`` ("each" or "sum"), ``capture-arrays`` and ``capture-clients`` (JSON list, or null for all),
-``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``owns`` (what the attacker owns, for the threat model) and
-``checkpoint`` (file from which a killed run goes on, or empty).
+``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``owns`` (what the attacker owns, for the threat model),
+``checkpoint`` (file from which a killed run goes on, or empty) and, if the first weights are to be those of another
+federation, ``initial-seed`` (that one's seed).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def main(grid: Grid, context: Context) -> None:
     torch.set_num_threads(1)  # as on every engine: sums over more threads differ in the last bits
     federation = read_federation(str(settings["data"]))
     seed = int(settings["seed"])
-    torch.manual_seed(int(np.random.SeedSequence([seed, 0]).generate_state(1, np.uint64)[0] >> 1))
+    start = int(settings.get("initial-seed", seed))
+    torch.manual_seed(int(np.random.SeedSequence([start, 0]).generate_state(1, np.uint64)[0] >> 1))
     model: nn.Module = SERNet(federation.inputs, len(federation.classes), float(settings["dropout"]))
     defenses = make_defenses(json.loads(str(settings["defenses"])))
     for defense in defenses:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from fl_privacy.audit import Claim
+from fl_privacy.config import load
 from fl_privacy.errors import UserError
 from fl_privacy.published import GENERATIONS, Published, values
 from fl_privacy.published.compare import comparison
+from fl_privacy.published.departures import departures
 
 FIVE = ("emobase", "apc", "vq_apc", "decoar2", "tera")
 SIX = (*FIVE, "npc")
@@ -155,9 +157,13 @@ def test_unknown_names_are_refused(study, table, message):
 # ------------------------------------------------------------------ beside ours
 
 
-def write(folder: Path, claims: list[Claim], uar: float = 0.6) -> Path:
+def write(folder: Path, claims: list[Claim], uar: float = 0.6, settings: list[str] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    result = {"claims": [c.to_dict() for c in claims], "utility": {"uar": uar, "accuracy": uar + 0.05}}
+    result = {
+        "simulation": load("feng2021-fedavg", settings or []).resolved(),
+        "claims": [c.to_dict() for c in claims],
+        "utility": {"uar": uar, "accuracy": uar + 0.05},
+    }
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
@@ -181,41 +187,47 @@ def lines_of(text: str, *starts: str) -> list[list[str]]:
 
 
 def test_ours_stands_in_the_row_of_the_same_setting_and_in_a_column_of_its_own(tmp_path):
-    folder = write(
-        tmp_path / "run", [claim(0.7777), claim(0.1234, protocol="controlled"), claim(0.9, metric="accuracy")], 0.61
-    )
-    text = comparison("feng2021", [folder])
+    claims = [claim(0.7777), claim(0.1234, protocol="controlled"), claim(0.9, metric="accuracy")]
+    claims.append(claim(0.7, unit="client", metric="asr", conditions={"leaked_updates": 1}))
+    text = comparison("feng2021", [write(tmp_path / "run", claims, 0.61)])
     attack, ser = text.split("The attack")[1].split("Emotion recognition")
     heads = next(line for line in attack.splitlines() if line.startswith("private"))
     assert [h.strip() for h in heads.split("  ") if h.strip()] == [
-        "private", "features", "A UAR", "B UAR", "C ASR", "ours: cnn UAR",
+        "private", "features", "N", "A UAR", "B UAR", "C ASR", "ours: cnn ASR", "ours: cnn UAR",
     ]  # fmt: skip
     assert "algorithm fedavg, layer first, dropout 0.2" in attack
-    assert lines_of(attack, "iemocap") == [["iemocap", "emobase", "0.8766", "0.8321", "0.8738", "[1]", "0.7777"]]
+    assert lines_of(attack, "iemocap") == [
+        ["iemocap", "emobase", "0.8766", "0.8321", "0.7777"],  # T1b, T1a
+        ["iemocap", "emobase", "1", "0.8255", "0.8738", "[1]", "0.7000"],  # T6, T2
+    ]
     assert "0.1234" not in text  # a controlled claim has no place here
-    ((*_, ours_accuracy),) = lines_of(ser, "iemocap")
-    assert float(ours_accuracy) == pytest.approx(0.61) or float(ours_accuracy) == pytest.approx(0.66)
+    assert "0.9000" not in text  # nor a metric that the study does not give
+    ((*published, uar, accuracy),) = lines_of(ser, "iemocap")
+    assert {"0.6165", "0.6119", "0.6125"} <= set(published)  # T3 A, T3 B, T2 C
+    assert (uar, accuracy) == ("0.6100", "0.6600")
     assert "model of the last round" in ser
 
 
 def test_what_departs_from_the_study_says_so_and_other_settings_have_other_rows(tmp_path):
     claims = [
-        claim(0.5555, conditions={"folds": 1, "departs": ["rounds 10 (study: 200)"]}),
+        claim(0.5555, conditions={"folds": 1}),
         claim(0.6666, conditions={"private": "ravdess"}),
         claim(0.7777, conditions={"dropout": 0.4}),
-        claim(0.8888, unit="client", conditions={"n_updates": 5}),
+        claim(0.8888, unit="client", conditions={"leaked_updates": 5}),
         claim(0.4444, defense="dp"),
     ]
-    text = comparison("feng2021", [write(tmp_path, claims)]).split("Emotion")[0]
-    rows = {tuple(line[:-1]): line[-1] for line in lines_of(text, "iemocap", "ravdess")}
-    found = {value: key for key, value in rows.items()}
-    assert "[1] optimistic" in text or "[2] optimistic" in text
-    assert "1 fold instead of 5; rounds 10 (study: 200)" in text
-    assert found["0.6666"][0] == "ravdess"
-    assert not any(part.startswith("0.8") for part in found["0.6666"])  # nothing published stands beside it
-    assert "0.8864" in found["0.7777"]
-    assert "0.8440" in found["0.8888"]
-    assert "0.8321" not in found["0.4444"]
+    text = comparison("feng2021", [write(tmp_path, claims, settings=["federation.rounds=10"])]).split("Emotion")[0]
+    (row,) = [line for line in text.splitlines() if "0.5555" in line]
+    note = row.split("0.5555 ")[1].strip()
+    assert f"{note} 1 fold (study: 5); rounds 10 (study: 200)" in text
+    beside = {"0.5555": "0.8321", "0.7777": "0.8864", "0.8888": "0.8440"}  # T1a, T3, T6
+    for ours in ("0.5555", "0.6666", "0.7777", "0.8888", "0.4444"):
+        (row,) = [line for line in text.splitlines() if ours in line]
+        others = [word for word in row.split() if word.startswith("0.") and len(word) == 6 and word != ours]
+        if ours in beside:
+            assert beside[ours] in others
+        else:
+            assert not others
 
 
 def test_of_a_sweep_the_merged_results_count(tmp_path):
@@ -253,3 +265,28 @@ def test_results_of_another_protocol_are_refused(tmp_path):
         comparison("feng2021", [folder])
     with pytest.raises(UserError, match="no run folder and no sweep folder"):
         comparison("feng2021", [tmp_path])
+
+
+OTHERS = 'auxiliary=[{corpus="iemocap", shards=10}, {corpus="msp_improv", shards=10}]'
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ([], []),
+        (["federation.dropout=0.6", "features.name=tera", "attack.cnn.layers=['last']", "federation.fold=2"], []),
+        (['private={corpus="crema_d", attribute="gender"}', OTHERS], []),
+        (['private={corpus="crema_d", attribute="gender", shards=10}', OTHERS], ["shards of crema_d 10 (study: 1)"]),
+        (
+            ['private={corpus="crema_d", attribute="gender"}', 'auxiliary=[{corpus="ravdess"}]'],
+            ["auxiliary ravdess (study: iemocap + msp_improv)"],
+        ),
+        (["federation.learning_rate=0.01"], ["learning_rate 0.01 (study: 0.0005)"]),
+        (["capture.observe=sum"], ["capture.observe sum (study: each)"]),
+        (["shadow.initialisation=own"], ["shadow.initialisation own (study: victim)"]),
+        (["attack.cnn.generation=C", "attack.cnn.dropout=0.1"], ["cnn.dropout 0.1 (study: default)", "cnn.generation C (study: B)"]),
+        (["private.attribute=age"], ["attribute age (study: gender)"]),
+    ],
+)  # fmt: skip
+def test_departures_from_the_study_are_named(settings, told):
+    assert departures("feng2021", load("feng2021-fedavg", settings).resolved(), "cnn") == told
