@@ -162,7 +162,7 @@ def attack(
     out: Annotated[Path | None, typer.Option("--out", help="Folder for result.json, scores.csv, report.html.")] = None,
 ) -> None:
     """Attack captured updates, from any Flower app."""
-    from fl_privacy.attacks.base import LayerAttack, make_attacks, on_layers
+    from fl_privacy.attacks.base import ReadsLayers, make_attacks, on_layers
     from fl_privacy.attacks.evaluate import evaluate
     from fl_privacy.report import write_report
     from fl_privacy.sims.stages import new_folder
@@ -175,7 +175,7 @@ def attack(
     private = UpdateStore(store)
     print(private.threat_model.describe(), flush=True)
     for name, attack in made:
-        if isinstance(attack, LayerAttack):
+        if isinstance(attack, ReadsLayers):
             hint = "" if layers else "; --layer names another"
             print(f"{name} reads {attack.reads(private.model_shapes)}{hint}", flush=True)
     evaluation = evaluate(
@@ -233,6 +233,26 @@ def sweep(
         )
     print(table(folder))
     print(folder)
+
+
+@app.command()
+def published(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021.")],
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN_OR_SWEEP]...", help="Folders of results run with protocol.name=as-published."),
+    ] = None,
+    tables: Annotated[
+        list[str] | None, typer.Option("--table", metavar="NAME", help="Only this published table. Repeatable.")
+    ] = None,
+    whole: Annotated[
+        bool, typer.Option("--all", help="All published numbers, also where no result of ours is.")
+    ] = False,
+) -> None:
+    """Print what a published study reports, its generations apart, and results of one's own beside it."""
+    from fl_privacy.published.compare import comparison
+
+    print(comparison(study, results or (), tables, whole=whole))
 
 
 @app.command()

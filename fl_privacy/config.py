@@ -70,6 +70,8 @@ class CorpusChoice(_Section):
     root: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
+    shards: int | None = Field(default=None, ge=1)
+    """How many clients each speaker is cut into; default: ``federation.shards_per_speaker``."""
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -111,8 +113,9 @@ class FederationSettings(_Section):
 
     algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
     rounds: int = Field(default=200, ge=1, le=1_000_000)
-    clients_per_round: int | None = Field(default=None, ge=1)
-    """Default: max(4, floor(0.1 x clients)), or all clients where there are fewer."""
+    clients_per_round: Annotated[int, Field(ge=1, strict=True)] | Annotated[float, Field(gt=0, lt=1)] | None = None
+    """A number, or a share, rounded down (as published: 0.1). Default: max(4, floor(0.1 x clients)), or all clients
+    where there are fewer."""
     folds: int = Field(default=5, ge=2)
     fold: int | None = Field(default=None, ge=0)
     """Which fold of speakers is held out for the test; default: seed mod folds."""
@@ -134,6 +137,14 @@ class FederationSettings(_Section):
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold must be below folds ({self.folds}), not {self.fold}")
         return self
+
+    def a_round_of(self, clients: int) -> int:
+        """Return how many of so many clients take part in a round."""
+        wanted = self.clients_per_round
+        if wanted is None:
+            return min(clients, max(4, clients // 10))
+        # (0.29 x 100 is a little below 29 in floating point.)
+        return wanted if isinstance(wanted, int) else max(1, int(wanted * clients + 1e-9))
 
 
 class Capture(_Section):
@@ -165,8 +176,11 @@ class Shadow(_Section):
     """How many, each with its own initialisation and partition."""
     rounds: int | None = Field(default=None, ge=1)
     """Default: as many as the victim's."""
+    hold_out: bool = False
+    """Whether each holds out a fold of its speakers as the victim does, the i-th fold i (as published)."""
     initialisation: Literal["own", "victim"] = "own"
-    """What shadow federations start from: models of their own, or the victim's, which the server knows."""
+    """``"victim"``: all start from the weights that the victim federation starts from, as where everybody runs the same
+    code with the same seed (published: release C)."""
     matched_every: int = Field(default=1, ge=1)
     """Of how many captured rounds one is replayed on the attacker's clients, for attacks with shadows = "matched"."""
 
@@ -227,6 +241,23 @@ class SweepSettings(_Section):
         return tuple(grid.vary for grid in self.grid) or (self.vary,)
 
 
+class ProtocolSettings(_Section):
+    """By whose rules claims are made."""
+
+    name: Literal["controlled", "as-published"] = "controlled"
+    """``"as-published"`` adds claims by the rules of Feng et al., in tables of their own; the controlled ones stay."""
+    leaked_updates: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """As published: also attack the mean of so many updates of a client, for each of these numbers."""
+
+    @model_validator(mode="after")
+    def _used(self) -> ProtocolSettings:
+        if self.leaked_updates and self.name != "as-published":
+            raise ValueError("leaked_updates is a setting of the protocol as-published")
+        if len(set(self.leaked_updates)) < len(self.leaked_updates):
+            raise ValueError("leaked_updates names a number twice")
+        return self
+
+
 class SimulationFile(_Section):
     """A whole simulation: the four nouns and how they are put together."""
 
@@ -241,6 +272,7 @@ class SimulationFile(_Section):
     defense: tuple[DefenseChoice, ...] = ()
     attack: tuple[AttackChoice, ...] = Field(min_length=1)
     audit: AuditSettings = AuditSettings()
+    protocol: ProtocolSettings = ProtocolSettings()
     sweep: SweepSettings | None = None
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 

@@ -69,6 +69,8 @@ def test_run_prints_a_table_and_the_folder_last(
         (["run", "federated-ser", "--set", 'defense=[{name="dp"}]'], "defense 'dp'"),
         (["corpus", "ravdess", "/nowhere"], "/nowhere"),
         (["sweep", "federated-ser", "--vary", "x"], "not of the form"),
+        (["published", "feng2022"], "no published study 'feng2022'.*feng2021"),
+        (["published", "feng2021", "/nowhere"], "/nowhere"),
         (
             [
                 "attack",
@@ -106,6 +108,13 @@ def test_a_mistake_is_one_message_and_status_2(
 def test_presets_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "presets") == 0
     assert "federated-ser " in capsys.readouterr().out
+
+
+def test_published_numbers_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "published", "feng2021", "--table", "T6b") == 0
+    out = capsys.readouterr().out
+    assert re.search(r"iemocap +mean +inf +1 +0.8550", out)
+    assert "A     first release" in out
 
 
 def test_corpus_shows_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -139,6 +139,34 @@ def test_the_same_kind_of_corpus_with_other_people_is_fine():
     load({**BASE, "private": people[0], "auxiliary": [people[1]]})
 
 
+def test_clients_of_a_round_are_a_number_a_share_or_the_default():
+    def a_round(clients, *settings):
+        return load(BASE, settings).federation.a_round_of(clients)
+
+    assert [a_round(n) for n in (3, 30, 80)] == [3, 4, 8]
+    assert [a_round(n, "federation.clients_per_round=6") for n in (6, 80)] == [6, 6]
+    assert [a_round(n, "federation.clients_per_round=0.1") for n in (5, 73, 80, 100)] == [1, 7, 8, 10]
+    assert a_round(100, "federation.clients_per_round=0.29") == 29
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("federation.clients_per_round=0", "clients_per_round"),
+        ("federation.clients_per_round=1.5", "clients_per_round"),
+        ("federation.clients_per_round=1.0", "clients_per_round"),
+        ("private.shards=0", "private.shards"),
+        ("protocol.name=mine", "protocol.name"),
+        ("protocol.leaked_updates=[1]", "leaked_updates is a setting of the protocol as-published"),
+        ('protocol={name="as-published", leaked_updates=[1, 1]}', "leaked_updates names a number twice"),
+        ('protocol={name="as-published", leaked_updates=[0]}', "leaked_updates"),
+    ],
+)
+def test_what_the_study_s_settings_cannot_be_is_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
+        load(BASE, [setting])
+
+
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_presets_load_and_say_what_they_are(name):
     assert load(name).resolved()["simulation"]["kind"] == "federated-ser"

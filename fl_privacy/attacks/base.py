@@ -20,6 +20,7 @@ BUILT_IN: dict[str, str] = {
     "layer-statistics": "fl_privacy.attacks.attribute.layer_statistics:LayerStatistics",
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
     "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
+    "cnn": "fl_privacy.attacks.attribute.cnn:PublishedCNN",
 }
 
 
@@ -27,7 +28,9 @@ _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*")
 
 Scorer = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
-Gradient = Callable[[Mapping[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]], dict[str, NDArray[np.float32]]]
+Gradient = Callable[
+    [Mapping[str, NDArray[Any]], NDArray[np.float32], NDArray[np.int64]], dict[str, NDArray[np.float32]]
+]
 """Gradient of the mean loss of examples (features, the task's labels) at a model, by array name; dropout off."""
 
 
@@ -99,8 +102,8 @@ class Attack(Protocol):
 
     The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply, of
     `SUPPLIES`; what it cannot supply, it refuses before anything runs. For an attribute that is a number, an attack
-    also has ``predict(updates) -> (n,)``. Where an attack has ``costly = True``, labels are not permuted unless that is
-    asked for, and evidence is calibrated on two folds of speakers instead of ten.
+    also has ``predict(updates) -> (n,)``. Where an attack has ``costly = True``, its evidence is not calibrated, and
+    labels are permuted only where that is asked for.
     """
 
     needs: frozenset[str]
@@ -115,7 +118,7 @@ class Attack(Protocol):
 
 
 SUPPLIES = frozenset({"updates", "sent", "examples", "gradient"})
-"""What an attack may need: updates, the models that clients were sent, the attacker's own examples, the architecture."""
+"""What an attack may need: updates, the models that were sent, the attacker's own examples, the architecture."""
 
 
 class OneClassError(UserError):
@@ -213,19 +216,16 @@ class LinearAttack:
         return score
 
 
-class LayerAttack(LinearAttack):
-    """A linear attack that reads some dense layers.
+class ReadsLayers:
+    """An attack that reads some dense layers.
 
     Parameters
     ----------
     layers : sequence of str
         ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
-    C, classifier
-        See `LinearAttack`.
     """
 
-    def __init__(self, layers: str | Sequence[str], C: float, classifier: str = "ridge") -> None:
-        super().__init__(C, classifier)
+    def __init__(self, layers: str | Sequence[str]) -> None:
         if not layers:
             raise UserError(f"{type(self).__name__}: name at least one layer (first, second, last, all, or a name)")
         self.layers = layers
@@ -239,6 +239,22 @@ class LayerAttack(LinearAttack):
             Where the model has no such layer.
         """
         return describe_layers(shapes, self.layers)
+
+
+class LayerAttack(ReadsLayers, LinearAttack):
+    """A linear attack that reads some dense layers.
+
+    Parameters
+    ----------
+    layers : sequence of str
+        See `ReadsLayers`.
+    C, classifier
+        See `LinearAttack`.
+    """
+
+    def __init__(self, layers: str | Sequence[str], C: float, classifier: str = "ridge") -> None:
+        ReadsLayers.__init__(self, layers)
+        LinearAttack.__init__(self, C, classifier)
 
 
 def layers_of(updates: Sequence[Update], wanted: str | Sequence[str]) -> tuple[Layer, ...]:
@@ -289,7 +305,7 @@ def on_layers(settings: Sequence[Mapping[str, Any]], layers: Sequence[str]) -> l
         Where no attack reads layers.
     """
     kinds = [find_object(entry["name"], BUILT_IN, "attack") for entry in settings]
-    reading = [isinstance(kind, type) and issubclass(kind, LayerAttack) for kind in kinds]
+    reading = [isinstance(kind, type) and issubclass(kind, ReadsLayers) for kind in kinds]
     if not any(reading):
         names = ", ".join(str(entry["name"]) for entry in settings)
         raise UserError(f"layer {', '.join(layers)} was asked for, but no attack here reads layers: {names}")

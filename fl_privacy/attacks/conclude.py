@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,7 +70,9 @@ class Evaluation:
     def _metric(self, name: str, *arguments: Any) -> Estimate:
         metric = getattr(self.primary, name, None)
         if metric is None:
-            raise UserError(f"{self.primary.question}: there is no {name}; there are: {', '.join(self.primary.estimates())}")
+            raise UserError(
+                f"{self.primary.question}: there is no {name}; there are: {', '.join(self.primary.estimates())}"
+            )
         found: Estimate = metric(*arguments)
         return found
 
@@ -141,10 +143,8 @@ def against_blind(audit: AnyAudit, blinds: Mapping[str, AnyAudit], **shared: Any
     )
 
 
-def permutation_controls(
-    audit: AnyAudit, permuted: NDArray[np.float64], seed: int, **shared: Any
-) -> list[Control]:
-    """Hold an attack's headline against permuted labels, on the attacker's side (where there are any) and on the private."""
+def permutation_controls(audit: AnyAudit, permuted: NDArray[np.float64], seed: int, **shared: Any) -> list[Control]:
+    """Hold an attack's headline against permuted labels, on the attacker's side (if any) and on the private one."""
     _, scores, truth = audit.speaker_scores()
     observed = audit.headline_value()
     null_private = permutation_null(
@@ -158,7 +158,7 @@ def permutation_controls(
     if len(permuted):
         own = np.array([audit.headline_value(row, truth) for row in permuted])
         nulls = {"permuted-auxiliary-labels": own, **nulls}
-    controls = []
+    controls, counts = [], cast(dict[str, Any], audit.counts())
     for name, null in nulls.items():
         p = permutation_p_value(observed, null)
         low, high = (float(q) for q in np.quantile(null, [0.025, 0.975]))
@@ -171,7 +171,7 @@ def permutation_controls(
                 low=low,
                 high=high,
                 confidence=0.95,
-                **audit.counts(),
+                **counts,
                 control=name,
                 of=audit.name,
                 n_permutations=p.n,
@@ -184,9 +184,8 @@ def permutation_controls(
 
 def majority_controls(audit: AnyAudit, of: str, **shared: Any) -> list[Control]:
     """Say what the best answer that is the same for everybody gives."""
+    counts = cast(dict[str, Any], audit.counts())
     return [
-        Control(
-            attack="majority", unit="speaker", metric=m, value=v, control="majority", of=of, **audit.counts(), **shared
-        )
+        Control(attack="majority", unit="speaker", metric=m, value=v, control="majority", of=of, **counts, **shared)
         for m, v in audit.majority().items()
     ]

@@ -125,9 +125,7 @@ def evaluate(
         )
         for name, attack in zip(called, attacks, strict=True)
     }
-    return assess(
-        question, scores, confidence=confidence, leaked_updates=leaked_updates, windows=windows, seed=seed
-    )
+    return assess(question, scores, confidence=confidence, leaked_updates=leaked_updates, windows=windows, seed=seed)
 
 
 def assess(

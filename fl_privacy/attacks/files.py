@@ -22,8 +22,6 @@ from fl_privacy.audit.reading import TITLES, columns, main_claims
 if TYPE_CHECKING:
     from fl_privacy.attacks.evaluate import Evaluation
 
-_COLUMNS = ("attack", "unit", "client", "speaker", "label", "score", "decision")
-
 
 def versions() -> dict[str, str]:
     """Return the versions that a result rests on."""
@@ -59,23 +57,28 @@ def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
 
 
 def scores_csv(evaluation: Evaluation) -> str:
-    """Return every attack's and baseline's score of every client and speaker as CSV."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
+    """Return every attack's and baseline's evidence of every client and speaker as CSV."""
+    rows: list[dict[str, Any]] = []
     for name, audit in [*evaluation.audits.items(), *evaluation.blind.items()]:
-        names = {True: audit.positive, False: audit.negative}
-        if audit.clients is not None:
-            for client in sorted(set(audit.clients.tolist())):
-                mine = np.flatnonzero(audit.clients == client)
-                score, decision = float(audit.scores[mine].sum()), float(audit.decisions[mine].sum())
-                label = names[bool(audit.labels[mine[0]])]
-                writer.writerow([name, "client", client, audit.groups[mine[0]], label, repr(score), repr(decision)])
-        speakers, scores, labels = audit.speaker_scores()
-        for speaker, score, label, decision in zip(
-            speakers.tolist(), scores.tolist(), labels.tolist(), audit.speaker_decisions().tolist(), strict=True
-        ):
-            writer.writerow([name, "speaker", "", speaker, names[label], repr(score), repr(decision)])
+        for unit in ("client", "speaker"):
+            keys = audit.keys(unit)
+            if keys is None:
+                continue
+            whole = audit.rebuilt(audit.combined(unit), None)
+            clients = np.unique(keys) if unit == "client" else np.full(len(whole.groups), "")
+            told = whole.columns()
+            rows += [
+                {"attack": name, "unit": unit, "client": client, "speaker": speaker}
+                | {
+                    key: repr(value) if isinstance(value, float) else value
+                    for key, value in zip(told, row, strict=True)
+                }
+                for client, speaker, *row in zip(clients, whole.groups, *told.values(), strict=True)
+            ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return text.getvalue()
 
 

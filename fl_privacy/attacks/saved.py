@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.conclude import Evaluation, conclude
 from fl_privacy.attacks.slices import Slice
 from fl_privacy.audit import AnyAudit, Audit, MulticlassAudit, NumericAudit, standardise_runs
-from fl_privacy.audit.base import Units
+from fl_privacy.audit._units import Units
 
 
 def save_evidence(evaluation: Evaluation, path: Path) -> None:
@@ -30,13 +30,18 @@ def save_evidence(evaluation: Evaluation, path: Path) -> None:
         arrays[f"permuted/{number}"] = row
     for number, piece in enumerate(evaluation.slices):
         told["slices"].append(
-            {"attack": piece.attack, "conditions": dict(piece.conditions), "unit": piece.unit, "draws": len(piece.draws)}
+            {
+                "attack": piece.attack,
+                "conditions": dict(piece.conditions),
+                "unit": piece.unit,
+                "draws": len(piece.draws),
+            }
         )
         for draw, audit in enumerate(piece.draws):
             arrays |= _arrays(f"slices/{number}/{draw}", audit.combined("update"))
     temporary = path.with_name(f".{path.name}.part")
     with temporary.open("wb") as file:
-        np.savez(file, told=np.array(json.dumps(told)), **arrays)
+        np.savez(file, told=np.array(json.dumps(told)), **arrays)  # type: ignore[arg-type]
     os.replace(temporary, path)
 
 

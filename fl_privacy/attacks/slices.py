@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.audit import AnyAudit, Claim
-from fl_privacy.audit.base import Units
+from fl_privacy.audit._units import Units
 from fl_privacy.errors import UserError
 
 LEAKED = (1, 3, 5, 10)
@@ -125,4 +125,3 @@ def _windows(rounds: NDArray[np.int64]) -> list[tuple[int, int]]:
     if part < 1:
         return []
     return [(int(present[0]), int(present[part - 1])), (int(present[-part]), int(present[-1]))]
-

@@ -76,12 +76,12 @@ class Units:
     truth: NDArray[Any]
     groups: Names
 
-    def combined(self, keys: Names, mean: bool) -> Units:
-        """Evidence summed, or averaged, over equal keys, in the keys' sorted order."""
+    def combined(self, keys: Names, correlation: float) -> Units:
+        """Evidence added up over equal keys, as far as it is not the same evidence, in the keys' sorted order."""
         _, first, codes = np.unique(keys, return_index=True, return_inverse=True)
         sums = np.stack([np.bincount(codes, weights=column) for column in self.evidence.T], axis=1)
-        size = np.bincount(codes)[:, None] if mean else 1
-        return Units(sums / size, self.truth[first], self.groups[first])
+        times = 1 + (np.bincount(codes)[:, None] - 1) * correlation
+        return Units(sums / times, self.truth[first], self.groups[first])
 
     def per_speaker(self, rates: Floats, chosen: NDArray[np.bool_] | None = None) -> tuple[Floats, Floats]:
         """For each speaker the mean of its units' rates, and their number; of the chosen units."""

@@ -38,7 +38,7 @@ class Audit(AnyAudit):
         Of every interval.
     clients : array_like, shape (n,), optional
         The client of each observation, where a speaker's voice may be spread over several.
-    aggregate : {"sum", "mean"}
+    aggregate : {"sum", "mean"} or float
         How a client's or speaker's observations are combined.
     name : str
         Name of the attack, for claims.
@@ -82,7 +82,7 @@ class Audit(AnyAudit):
         positive: Any = None,
         confidence: float = 0.95,
         clients: ArrayLike | None = None,
-        aggregate: str = "sum",
+        aggregate: str | float = "sum",
         name: str = "attack",
         threshold: float = 0.0,
         decisions: ArrayLike | None = None,

@@ -39,8 +39,10 @@ class AnyAudit(ABC):
         Of the attack.
     confidence : float
         Of every interval.
-    aggregate : {"sum", "mean"}
-        How a client's or speaker's rows are combined.
+    aggregate : {"sum", "mean"} or float
+        How a client's or speaker's rows are combined; a number r from 0 to 1 is the correlation of the evidence of two
+        rows of a speaker: n rows then count as ``n / (1 + (n - 1) r)`` independent ones, between the sum (r = 0) and
+        the mean (r = 1).
     evidence : ndarray of float, shape (n, e)
         What is combined.
     truth : ndarray, shape (n,)
@@ -62,11 +64,12 @@ class AnyAudit(ABC):
         shown: NDArray[Any],
         what: str,
         confidence: float,
-        aggregate: str,
+        aggregate: str | float,
         name: str,
     ) -> None:
-        if aggregate not in ("sum", "mean"):
-            raise UserError(f'aggregate must be "sum" or "mean"; got {aggregate!r}.')
+        number = not isinstance(aggregate, (bool, str)) and 0.0 <= aggregate <= 1.0
+        if not number and aggregate not in ("sum", "mean"):
+            raise UserError(f'aggregate must be "sum", "mean" or a correlation from 0 to 1; got {aggregate!r}.')
         if not 0.0 < confidence < 1.0:
             raise UserError(f"confidence must lie strictly between 0 and 1; got {confidence}.")
         n = len(evidence)
@@ -243,7 +246,10 @@ class AnyAudit(ABC):
 
     def _combined(self, keys: Names | None) -> Units:
         rows = Units(self.evidence, self.truth, self.groups)
-        return rows if keys is None else rows.combined(keys, self.aggregate == "mean")
+        correlation = {"sum": 0.0, "mean": 1.0}.get(str(self.aggregate))
+        return (
+            rows if keys is None else rows.combined(keys, float(self.aggregate) if correlation is None else correlation)
+        )
 
     @cached_property
     def _speakers(self) -> Units:

@@ -79,7 +79,7 @@ class MulticlassAudit(AnyAudit):
         classes: Sequence[Any] | None = None,
         confidence: float = 0.95,
         clients: ArrayLike | None = None,
-        aggregate: str = "sum",
+        aggregate: str | float = "sum",
         name: str = "attack",
         decisions: ArrayLike | None = None,
     ) -> None:

@@ -52,4 +52,4 @@ def standardise_runs(runs: Sequence[A]) -> A:
     rows = Units(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("evidence", "truth", "groups")))
     # Built from all rows first, which refuses a speaker with two labels.
     whole = first.rebuilt(rows, None)
-    return whole.rebuilt(rows.combined(whole.groups, mean=True), None)
+    return whole.rebuilt(rows.combined(whole.groups, correlation=1.0), None)

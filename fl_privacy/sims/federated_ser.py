@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from fl_privacy.config import ConfigError, SimulationFile
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
+from fl_privacy.sims import as_published
 from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.ser_data import Voices
@@ -127,7 +128,7 @@ class FederatedSER:
 
     def write_data(self, folder: Path) -> int:
         """Write the private clients' data, and nothing else, into a new folder; return how many clients there are."""
-        made = self._voices.partition(True, self.settings.simulation.seed)
+        made = self._voices.partition("victim", self.settings.simulation.seed)
         self._voices.write(made, folder)
         return len(made.clients)
 
@@ -183,7 +184,7 @@ class FederatedSER:
 
     def _prepare(self, folder: Path, name: str, seed: int) -> int:
         """Write a federation's data, its labels and what is known of its corpora; return how many clients it has."""
-        made = self._voices.partition(name == "victim", seed)
+        made = self._voices.partition(name, seed)
         self._voices.write(made, folder / "data")
         made.labels.write(folder / "labels.csv")
         facts = [*self._voices.facts(name == "victim"), {"test_speakers": list(made.test_speakers)}]
@@ -192,7 +193,7 @@ class FederatedSER:
 
     def _run_config(self, folder: Path, clients: int, seed: int, private: bool) -> dict[str, Any]:
         settings, capture, shadow = self.settings.federation, self.settings.capture, self.settings.shadow
-        a_round = settings.clients_per_round or min(clients, max(4, clients // 10))
+        a_round = settings.a_round_of(clients)
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {folder.name} has only {clients} clients")
         as_victim = private or shadow.initialisation == "victim"
@@ -223,14 +224,11 @@ class FederatedSER:
     def _question(self, folder: Path, shadows: str) -> Question:
         if shadows not in self._asked:
             names = ["matched"] if shadows == "matched" else list(self._shadows)
-            own, victim = (
-                Observed.of([(UpdateStore(folder / n / "updates"), Labels.read(folder / n / "labels.csv")) for n in those])
-                for those in (names, ["victim"])
-            )
+            own, victim = (_observed([folder / name for name in those]) for those in (names, ["victim"]))
             private = self.settings.private
             examples = None
             if any("examples" in attack.needs for _, attack in self._attacks):
-                examples = self._voices.partition(False, self._seed(99)).examples
+                examples = self._voices.partition("matched", self._seed(99)).examples
             self._asked[shadows] = Question.ask(
                 own,
                 victim,
@@ -254,25 +252,27 @@ class FederatedSER:
     def _attack(self, folder: Path, number: int, run: Path) -> None:
         (name, attack), choice = self._attacks[number], self.settings.attack[number]
         question = self._question(run, choice.shadows)
+        leaked = as_published.leaked_means(self.settings, attack, question)
         permutations = 0 if getattr(attack, "costly", False) else self.settings.audit.permutations
         scores = run_attack(
             attack,
             question.own,
-            question.private,
+            leaked.observed,
             question.labels(question.own),
             question.auxiliary,
             permutations=permutations if choice.permutations is None else choice.permutations,
             seed=self.settings.simulation.seed,
             progress=lambda done, total: self._progress(f"attack {name}", done, total),
         )
-        scores.save(folder / "scores.npz")
+        as_published.save_scores(leaked, scores, folder)
 
     def _audit(self, folder: Path, run: Path) -> None:
         """Write result.json and scores.csv into the run folder, and here what a sweep needs to merge seeds."""
         self._progress("audit", 0, 1)
         settings = self.settings
+        question = self._question(run, settings.attack[0].shadows)
         evaluation = assess(
-            self._question(run, settings.attack[0].shadows),
+            question,
             {name: Scores.load(run / "attacks" / str(i) / "scores.npz") for i, (name, _) in enumerate(self._attacks)},
             confidence=settings.audit.confidence,
             link_shards=settings.audit.link_shards,
@@ -281,6 +281,7 @@ class FederatedSER:
             seed=settings.simulation.seed,
             context=self._context(),
         )
+        evaluation.claims += as_published.claims_of(settings, self._attacks, question, run, self._context())
         own = next(iter(self._shadows), "matched")
         facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", own)}
         save(
@@ -312,6 +313,10 @@ class FederatedSER:
                 "normalise": settings.features.normalise,
             },
         }
+
+
+def _observed(stages: Sequence[Path]) -> Observed:
+    return Observed.of([(UpdateStore(path / "updates"), Labels.read(path / "labels.csv")) for path in stages])
 
 
 def _utility(history: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fl_privacy.attacks.as_published import merged_claims
 from fl_privacy.attacks.files import read_result, save
 from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim
@@ -48,6 +49,7 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
         },
         seeds=tuple(file.simulation.seed for file in files),
     )
+    evaluation.claims += merged_claims(results)
     utilities = [result["utility"] for result in results]
     scores = {key: [u[key] for u in utilities] for key in ("uar", "accuracy")}
     save(

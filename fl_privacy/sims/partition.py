@@ -75,7 +75,8 @@ def partition(
     how: str,
     seed: int,
     hold_out: bool,
-    fold_seed: int | None = None,
+    shards: Sequence[int] | None = None,
+    fold: int | None = None,
 ) -> Partition:
     """Make clients of speakers.
 
@@ -97,16 +98,21 @@ def partition(
     seed : int
         Of shards, splits and numbering.
     hold_out : bool
-        Whether a fold of speakers is kept for the test. They are never clients.
-    fold_seed : int, optional
-        Which fold that is by default, mod folds; default: `seed`.
+        Whether a fold of each corpus's speakers is kept for the test. They are never clients.
+    shards : sequence of int, optional
+        How many clients a speaker of each table is cut into; by default ``settings.shards_per_speaker``.
+    fold : int, optional
+        Which fold, instead of what the settings say.
     """
+    if fold is not None:
+        settings = settings.model_copy(update={"fold": fold})
+    cuts = shards or [settings.shards_per_speaker] * len(tables)
     rng = np.random.default_rng([seed, 11])
-    blocks: list[_Rows] = []
+    blocks: list[tuple[_Rows, int]] = []
     test: list[_Rows] = []
-    for table, corpus in zip(tables, names_of_corpora, strict=True):
+    for table, corpus, cut in zip(tables, names_of_corpora, cuts, strict=True):
         names = [f"{corpus}/{s}" for s in table.corpus.speakers]
-        held = _fold(names, settings, seed if fold_seed is None else fold_seed) if hold_out else ()
+        held = _fold(names, settings, seed) if hold_out else ()
         speakers = [f"{corpus}/{u.speaker}" for u in table.corpus]
         training = np.array([s not in held for s in speakers])
         values = normalise(table.values, speakers, how, training if how == "global" else None)
@@ -114,30 +120,35 @@ def partition(
         wanted = np.array(speakers if attribute == SPEAKER else _values(table.corpus, attribute))
         for name in names:
             rows = np.flatnonzero(np.array(speakers) == name)
-            (test if name in held else blocks).append(_Rows(name, wanted[rows], values[rows], classes[rows]))
-    examples = _examples(blocks)
-    if any(len(set(block.attribute.tolist())) > 1 for block in blocks):
+            block = _Rows(name, wanted[rows], values[rows], classes[rows])
+            if name in held:
+                test.append(block)
+            else:
+                blocks.append((block, cut))
+    examples = _examples([block for block, _ in blocks])
+    if any(len(set(block.attribute.tolist())) > 1 for block, _ in blocks):
         blocks = _of_one_value(blocks, rng)
-    shards = [shard for block in blocks for shard in block.split(settings.shards_per_speaker, rng)]
+    keys = {settings.shards_per_speaker: "federation.shards_per_speaker"}
+    pieces = [piece for block, cut in blocks for piece in block.split(cut, rng, keys.get(cut, "shards"))]
     if settings.examples_per_client != "all":
-        smallest = min(len(shard.classes) for shard in shards)
-        wanted = smallest if settings.examples_per_client == "equal" else settings.examples_per_client
-        if wanted > smallest:
-            raise UserError(f"federation.examples_per_client = {wanted}, but a client has only {smallest}")
-        shards = [shard.take(rng.permutation(len(shard.classes))[:wanted]) for shard in shards]
-    shards = [shards[i] for i in rng.permutation(len(shards))]
+        smallest = min(len(piece.classes) for piece in pieces)
+        share = smallest if settings.examples_per_client == "equal" else settings.examples_per_client
+        if share > smallest:
+            raise UserError(f"federation.examples_per_client = {share}, but a client has only {smallest}")
+        pieces = [piece.take(rng.permutation(len(piece.classes))[:share]) for piece in pieces]
+    pieces = [pieces[i] for i in rng.permutation(len(pieces))]
     whose = {
         str(number): {
-            "speaker": shard.speaker,
-            attribute: str(shard.attribute[0]),
-            "examples": str(len(shard.classes)),
-            **{f"share_{name}": f"{float(np.mean(shard.classes == c)):.6f}" for c, name in enumerate(task.classes)},
+            "speaker": piece.speaker,
+            attribute: str(piece.attribute[0]),
+            "examples": str(len(piece.classes)),
+            **{f"share_{name}": f"{float(np.mean(piece.classes == c)):.6f}" for c, name in enumerate(task.classes)},
         }
-        for number, shard in enumerate(shards)
+        for number, piece in enumerate(pieces)
     }
     width = tables[0].values.shape[1]
     return Partition(
-        clients=[shard.client(rng) for shard in shards],
+        clients=[piece.client(rng) for piece in pieces],
         labels=Labels(whose),
         test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
@@ -175,16 +186,16 @@ def halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
     return table.where(first), table.where(~first)
 
 
-def _of_one_value(blocks: Sequence[_Rows], rng: np.random.Generator) -> list[_Rows]:
+def _of_one_value(blocks: Sequence[tuple[_Rows, int]], rng: np.random.Generator) -> list[tuple[_Rows, int]]:
     """Keep, of each speaker, the utterances of one value of the attribute; the values are dealt out evenly."""
-    counts = dict.fromkeys(sorted({value for block in blocks for value in block.attribute.tolist()}), 0)
-    kept: list[_Rows] = [block for block in blocks]
+    counts = dict.fromkeys(sorted({value for block, _ in blocks for value in block.attribute.tolist()}), 0)
+    kept = list(blocks)
     for place in rng.permutation(len(blocks)).tolist():
-        block = blocks[place]
+        block, cut = blocks[place]
         there = sorted(set(block.attribute.tolist()))
         chosen = min(there, key=lambda value: (counts[value], rng.random()))
         counts[chosen] += 1
-        kept[place] = block.take(np.flatnonzero(block.attribute == chosen))
+        kept[place] = block.take(np.flatnonzero(block.attribute == chosen)), cut
     return kept
 
 
@@ -212,14 +223,11 @@ class _Rows:
     def take(self, rows: NDArray[np.int64]) -> _Rows:
         return _Rows(self.speaker, self.attribute[rows], self.values[rows], self.classes[rows])
 
-    def split(self, shards: int, rng: np.random.Generator) -> list[_Rows]:
+    def split(self, shards: int, rng: np.random.Generator, key: str) -> list[_Rows]:
         if shards == 1:
             return [self]
         if shards > len(self.classes):
-            raise UserError(
-                f"federation.shards_per_speaker = {shards}, but speaker {self.speaker} has only "
-                f"{len(self.classes)} utterances"
-            )
+            raise UserError(f"{key} = {shards}, but speaker {self.speaker} has only {len(self.classes)} utterances")
         return [self.take(rows) for rows in np.array_split(rng.permutation(len(self.classes)), shards)]
 
     def client(self, rng: np.random.Generator) -> ClientData:

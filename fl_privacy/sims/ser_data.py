@@ -58,22 +58,29 @@ class Voices:
                     f"such as {shared[0]!r}: the attacker owns other {'recordings' if self._enrolled else 'speakers'}"
                 )
 
-    def partition(self, private: bool, seed: int) -> Partition:
-        """Make clients of one side's speakers."""
+    def partition(self, name: str, seed: int) -> Partition:
+        """Make clients of the speakers of ``"victim"``, ``"shadow-<i>"`` or ``"matched"``."""
+        settings, private = self._settings, name == "victim"
         names = corpus_names([table.corpus.name for table in (self.private, *self.auxiliary)])
+        fold, hold_out = None, private
         if self._enrolled:  # the same people on both sides
-            names = [self.private.corpus.name] * 2
+            names, hold_out = [self.private.corpus.name] * 2, True
+            fold = settings.simulation.seed % settings.federation.folds
+            fold = fold if settings.federation.fold is None else settings.federation.fold
+        elif name.startswith("shadow-"):
+            hold_out, fold = settings.shadow.hold_out, int(name.removeprefix("shadow-")) % settings.federation.folds
+        choices = [settings.private] if private else settings.auxiliary
         return partition(
             [self.private] if private else self.auxiliary,
-            self._settings.federation,
-            self._settings.task,
+            settings.federation,
+            settings.task,
             names_of_corpora=names[:1] if private else names[1:],
-            attribute=self._settings.private.attribute,
-            how=self._settings.features.normalise,
+            attribute=settings.private.attribute,
+            how=settings.features.normalise,
             seed=seed,
-            # Of those who are asked for among candidates, the attacker's clients are the same as the private ones.
-            hold_out=private or self._enrolled,
-            fold_seed=self._settings.simulation.seed,
+            hold_out=hold_out,
+            shards=[choice.shards or settings.federation.shards_per_speaker for choice in choices],
+            fold=fold,
         )
 
     def write(self, made: Partition, folder: Path) -> None:

@@ -3,8 +3,9 @@
 Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-rounds``, ``clients-per-round``,
 ``store`` (folder for the captured updates), ``utility`` (file for the held-out speakers' scores by round),
 ``observe`` ("each" or "sum"), ``capture-arrays`` and ``capture-clients`` (JSON list, or null for all),
-``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``initial-seed`` (of the model; default: the seed), ``owns`` (what the attacker owns, for the threat model) and
-``checkpoint`` (file from which a killed run goes on, or empty).
+``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``owns`` (what the attacker owns, for the threat model),
+``checkpoint`` (file from which a killed run goes on, or empty) and, if the first weights are to be those of another
+federation, ``initial-seed`` (that one's seed).
 """
 
 from __future__ import annotations

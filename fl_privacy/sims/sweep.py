@@ -113,7 +113,7 @@ def table(root: Path) -> str:
         best = mine["auc_over_best_blind"].conditions["best_blind"]
         controls = map(Control.from_dict, result["controls"])
         aucs = {c.control: c for c in controls if (c.unit, c.metric, c.of) == ("speaker", "auc", mine["auc"].attack)}
-        utility = result["utility"]["uar"]
+        utility, permuted = result["utility"]["uar"], "permuted-auxiliary-labels"
         rows.append(
             (
                 _settings(entry["settings"]) or "-",
@@ -122,7 +122,7 @@ def table(root: Path) -> str:
                 cell(mine["uar"]),
                 f"{best} {cell(aucs[best])}" if best in aucs else "chance 0.500",
                 cell(mine["auc_over_best_blind"]),
-                f"{aucs['permuted-auxiliary-labels'].p_value:.3f}",
+                f"{aucs[permuted].p_value:.3f}" if permuted in aucs else "",
                 f"{aucs['permuted-private-labels'].p_value:.4f}",
                 "" if utility is None else f"{utility:.3f}",
             )

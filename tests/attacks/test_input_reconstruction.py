@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 from toy_federation import gradients, network
 
+from fl_privacy.attacks import Auxiliary
 from fl_privacy.attacks.attribute import InputReconstruction
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Update

@@ -42,7 +42,7 @@ def table(made: Corpus) -> FeatureTable:
     return FeatureTable(made, values)
 
 
-def cut(tables, seed=1, how="none", hold_out=True, **options):
+def cut(tables, seed=1, how="none", hold_out=True, shards=None, fold=None, **options):
     tables = tables if isinstance(tables, list) else [tables]
     return partition(
         tables,
@@ -53,6 +53,8 @@ def cut(tables, seed=1, how="none", hold_out=True, **options):
         how=how,
         seed=seed,
         hold_out=hold_out,
+        shards=shards,
+        fold=fold,
     )
 
 
@@ -201,6 +203,20 @@ def test_two_corpora_of_one_name_are_two_sets_of_people():
         genders.setdefault(row["speaker"], set()).add(row["gender"])
     assert len(genders) == 12
     assert all(len(g) == 1 for g in genders.values())
+
+
+def test_each_corpus_may_have_its_own_number_of_shards_and_is_folded_by_itself():
+    result = cut([table(corpus(10, name="a")), table(corpus(15, name="b"))], shards=[3, 1], fold=1)
+    counts: dict[str, int] = {}
+    for row in result.labels.rows.values():
+        counts[row["speaker"]] = counts.get(row["speaker"], 0) + 1
+    assert {speaker.partition("/")[0]: n for speaker, n in counts.items()} == {"a": 3, "b": 1}
+    assert len(counts) == 8 + 12
+    assert result.test_speakers == ("a/3", "a/4", "b/4", "b/5", "b/6")  # the second fold of five of each
+    # The settings' own number still holds where none is given, and the fold does not change what they say.
+    assert len(cut([table(corpus(10))], shards_per_speaker=2, fold=1).clients) == 16
+    with pytest.raises(UserError, match="^shards = 9, but speaker a/1 has only 8"):
+        cut([table(corpus(10, name="a"))], shards=[9], seed=4)
 
 
 @pytest.mark.parametrize(

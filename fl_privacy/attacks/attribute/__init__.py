@@ -1,8 +1,9 @@
 """Attribute inference on shared updates."""
 
+from fl_privacy.attacks.attribute.cnn import PublishedCNN
 from fl_privacy.attacks.attribute.gaussian import GaussianLikelihoodRatio
 from fl_privacy.attacks.attribute.input_reconstruction import InputReconstruction
 from fl_privacy.attacks.attribute.layer_statistics import LayerStatistics
 from fl_privacy.attacks.attribute.raw_linear import RawLinear
 
-__all__ = ["GaussianLikelihoodRatio", "InputReconstruction", "LayerStatistics", "RawLinear"]
+__all__ = ["GaussianLikelihoodRatio", "InputReconstruction", "LayerStatistics", "PublishedCNN", "RawLinear"]

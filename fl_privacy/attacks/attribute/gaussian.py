@@ -111,8 +111,8 @@ class GaussianLikelihoodRatio(InnerProducts):
         if self.noise_examples:
             if not update.num_examples:
                 raise UserError(
-                    f"round {update.round}: client {update.client} reported no number of examples, which noise_examples "
-                    "is divided by"
+                    f"round {update.round}: client {update.client} reported no number of examples, by which "
+                    "noise_examples is divided"
                 )
             noise += self.noise_examples / update.num_examples
         return noise**2

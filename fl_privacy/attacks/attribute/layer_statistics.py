@@ -77,7 +77,7 @@ def _statistics(array: NDArray[np.float32]) -> NDArray[np.float64]:
             mean / max(spread, 1e-12),
             np.log(size * max(spread, 1e-12)),
             float(np.mean(square * standard)),
-            float(np.log(max(np.mean(np.square(square)), 1e-12))),
+            float(np.log(max(float(np.mean(np.square(square))), 1e-12))),
             np.log(size * float(np.abs(values).mean())),
             float(values.max()) / max(spread, 1e-12),
             float(values.min()) / max(spread, 1e-12),

@@ -92,13 +92,15 @@ class InnerProducts(LayerAttack):
             for start in range(0, size, width):
                 block = np.stack([u.arrays[name].reshape(-1)[start : start + width] for u in every])
                 mine = block[: len(self._own)]
-                spread = mine.std(axis=0) + _SPREAD if self._standardised else np.float32(1)
-                block -= mine.mean(axis=0)
-                block /= spread
+                mean, spread = mine.mean(axis=0), mine.std(axis=0) + _SPREAD
+                block -= mean
+                if self._standardised:
+                    block /= spread
                 means = mine
                 if len(self._starts) < len(mine):
                     counts = np.diff(np.append(self._starts, len(mine)))[:, None]
-                    means = np.add.reduceat(mine[self._order], self._starts, axis=0) / counts.astype(np.float32)
+                    sums: _Block = np.add.reduceat(mine[self._order], self._starts, axis=0)
+                    means = np.divide(sums, counts, dtype=np.float32)
                 yield means, mine, block[len(self._own) :]
 
 
