@@ -229,6 +229,7 @@ def sweep(
             progress=progress,
         )
     print(table(folder))
+    print(f"report: {folder / 'report.html'}")
     print(folder)
 
 

@@ -69,6 +69,7 @@ def test_run_prints_a_table_and_the_folder_last(
         (["run", "federated-ser", "--set", 'defense=[{name="dp"}]'], "defense 'dp'"),
         (["corpus", "ravdess", "/nowhere"], "/nowhere"),
         (["sweep", "federated-ser", "--vary", "x"], "not of the form"),
+        (["run", "where-it-leaks"], "`fl-privacy sweep`"),
         (
             [
                 "attack",
@@ -105,7 +106,10 @@ def test_a_mistake_is_one_message_and_status_2(
 
 def test_presets_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "presets") == 0
-    assert "federated-ser " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "federated-ser " in printed
+    kinds = {line.split()[0]: line.split()[1] == "(sweep)" for line in printed.splitlines()}
+    assert (kinds["where-it-leaks"], kinds["federated-ser"]) == (True, False)
 
 
 def test_corpus_shows_what_is_there(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
