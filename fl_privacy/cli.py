@@ -232,6 +232,7 @@ def sweep(
             progress=progress,
         )
     print(table(folder))
+    print(f"report: {folder / 'report.html'}")
     print(folder)
 
 

@@ -71,6 +71,7 @@ def test_run_prints_a_table_and_the_folder_last(
         (["sweep", "federated-ser", "--vary", "x"], "not of the form"),
         (["published", "feng2022"], "no published study 'feng2022'.*feng2021"),
         (["published", "feng2021", "/nowhere"], "/nowhere"),
+        (["run", "where-it-leaks"], "`fl-privacy sweep`"),
         (
             [
                 "attack",
@@ -107,7 +108,10 @@ def test_a_mistake_is_one_message_and_status_2(
 
 def test_presets_are_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(monkeypatch, "presets") == 0
-    assert "federated-ser " in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "federated-ser " in printed
+    kinds = {line.split()[0]: line.split()[1] == "(sweep)" for line in printed.splitlines()}
+    assert (kinds["where-it-leaks"], kinds["federated-ser"]) == (True, False)
 
 
 def test_published_numbers_are_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

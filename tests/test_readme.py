@@ -119,7 +119,7 @@ def test_real_speech(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         )
         table = capsys.readouterr().out.splitlines()
         cells = 8 if "--vary features.normalise" in line else 4
-        assert len(table) == 1 + cells + 1
+        assert len(table) == 1 + cells + 2
         assert table[-1] == line.split("--out ")[1]
 
 

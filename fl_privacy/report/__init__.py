@@ -1,7 +1,8 @@
-"""Run folders as one HTML file, for people who did not make the run."""
+"""Run and sweep folders as one HTML file, for people who did not make the run."""
 
 from __future__ import annotations
 
 from fl_privacy.report.render import render, write_report
+from fl_privacy.report.sweep import render_sweep, write_sweep_report
 
-__all__ = ["render", "write_report"]
+__all__ = ["render", "render_sweep", "write_report", "write_sweep_report"]

@@ -88,12 +88,12 @@ class Run:
                 f"result.json is of schema {result.get('schema')!r}, this version reads {SCHEMA}: "
                 "use the fl-privacy that made it, or run again"
             )
-        printable = _printable(result)
+        clean = printable(result)
         return cls(
-            printable,
-            tuple(Claim.from_dict(row) for row in printable.get("claims") or ()),
-            tuple(Control.from_dict(row) for row in printable.get("controls") or ()),
-            _by_speaker(_printable(list(scores))),
+            clean,
+            tuple(Claim.from_dict(row) for row in clean.get("claims") or ()),
+            tuple(Control.from_dict(row) for row in clean.get("controls") or ()),
+            _by_speaker(printable(list(scores))),
         )
 
     def part(self, name: str) -> Mapping[str, Any]:
@@ -224,11 +224,12 @@ def _by_speaker(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[SpeakerSco
     return {attack: tuple(mine[s] for s in sorted(mine)) for attack, mine in found.items()}
 
 
-def _printable(value: Any) -> Any:
+def printable(value: Any) -> Any:
+    """Return a value with what XML cannot hold replaced in every text of it."""
     if isinstance(value, str):
         return _UNPRINTABLE.sub("\ufffd", value)
     if isinstance(value, Mapping):
-        return {_printable(key): _printable(item) for key, item in value.items()}
+        return {printable(key): printable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_printable(item) for item in value]
+        return [printable(item) for item in value]
     return value

@@ -200,6 +200,7 @@ def settings(run: Run) -> Mapping[str, Any]:
         "toml": toml.dumps(simulation) if simulation else None,
         "versions": run.part("versions"),
         "seeds": sorted({seed for claim in run.claims for seed in claim.seeds}),
+        "command": "run",
     }
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load, parse_value
+from fl_privacy.report.swept import short_names
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,6 @@ def cells_of(
     if len(set(names.values())) < len(names):
         names = {same: f"{n:03d}_{name}" for n, (same, name) in enumerate(names.items())}
     return [Cell(number, chosen, files, root / names[same]) for number, chosen, files, same in found]
-
-
-def short_names(keys: Sequence[str]) -> list[str]:
-    """Return keys by their last part where that tells them apart."""
-    last = [key.rsplit(".", 1)[-1] for key in keys]
-    return [short if last.count(short) == 1 else key for key, short in zip(keys, last, strict=True)]
 
 
 def axis(text: str) -> list[dict[str, Any]]:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy._processes import cores, prepare_worker
-from fl_privacy.attacks.files import aligned, cell, read_result
-from fl_privacy.audit import Claim, Control
+from fl_privacy.attacks.files import aligned, cell
 from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load
 from fl_privacy.errors import UserError
-from fl_privacy.report import toml
-from fl_privacy.sims.grid import Cell, cells_of, short_names
+from fl_privacy.report import toml, write_sweep_report
+from fl_privacy.report.run import PERMUTATIONS
+from fl_privacy.report.swept import Sweep, in_words
+from fl_privacy.sims.grid import Cell, cells_of
 from fl_privacy.sims.merge import merge_seeds
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.run import default_folder, run_file
@@ -90,6 +92,7 @@ def sweep(
     write_atomically(root / "sweep.json", json.dumps(entries, indent=1) + "\n")
     write_atomically(root / "simulation.toml", toml.dumps(base.resolved()))
     write_atomically(root / "table.txt", table(root) + "\n")
+    write_sweep_report(root)
     return root
 
 
@@ -102,38 +105,33 @@ def _chosen(own: SweepSettings, vary: Sequence[str] | None, seeds: int | None) -
 
 def table(root: Path) -> str:
     """Return the sweep's table as plain text: one line a cell, the primary attack per speaker and its controls."""
-    heads = ("settings", "seeds", "AUC", "UAR", "best blind AUC", "over best blind", "p aux", "p private", "SER UAR")
-    rows: list[tuple[str, ...]] = [heads]
-    for entry in json.loads((root / "sweep.json").read_text(encoding="utf-8")):
-        if "seeds" not in entry:
-            continue
-        result = read_result(root / entry["path"])
-        claims = map(Claim.from_dict, result["claims"])
-        mine = {c.metric: c for c in claims if c.primary and c.unit == "speaker"}
-        best = mine["auc_over_best_blind"].conditions["best_blind"]
-        controls = map(Control.from_dict, result["controls"])
-        aucs = {c.control: c for c in controls if (c.unit, c.metric, c.of) == ("speaker", "auc", mine["auc"].attack)}
-        utility, permuted = result["utility"]["uar"], "permuted-auxiliary-labels"
+    cells = Sweep.read(root).cells
+    quoted, second = (" / ".join(dict.fromkeys(TITLES[columns(c.run.main)[i]] for c in cells)) for i in (0, 1))
+    heads = ("settings", "seeds", quoted, second, f"best blind {quoted}", "over best blind")
+    rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", "SER UAR")]
+    for point in cells:
+        run = point.run
+        best = run.best_blind or "chance"
+        control = run.baseline(best, run.metric)
+        guessed = "" if run.guessing is None else f"{run.guessing:.3f}"
+        p = [run.permuted(run.primary, name) for name in PERMUTATIONS]
+        utility = run.part("utility").get("uar")
         rows.append(
             (
-                _settings(entry["settings"]) or "-",
-                str(len(entry["seeds"])),
-                cell(mine["auc"]),
-                cell(mine["uar"]),
-                f"{best} {cell(aucs[best])}" if best in aucs else "chance 0.500",
-                cell(mine["auc_over_best_blind"]),
-                f"{aucs[permuted].p_value:.3f}" if permuted in aucs else "",
-                f"{aucs['permuted-private-labels'].p_value:.4f}",
+                " ".join(in_words(point.settings)) or "-",
+                str(len(point.seeds)),
+                cell(run.quoted(run.primary)),
+                cell(run.claim(run.primary, columns(run.main)[1])),
+                f"{best} {cell(control) or guessed}",
+                cell(run.claim(run.primary, run.over_blind)),
+                *(
+                    "" if c is None or c.p_value is None else f"{c.p_value:.{n}f}"
+                    for c, n in zip(p, (3, 4), strict=True)
+                ),
                 "" if utility is None else f"{utility:.3f}",
             )
         )
     return aligned(rows)
-
-
-def _settings(settings: Mapping[str, Any]) -> str:
-    """Return the varied settings, keys by their last part where that tells them apart."""
-    keys = short_names(list(settings))
-    return " ".join(f"{key}={value}" for key, value in zip(keys, settings.values(), strict=True))
 
 
 # ------------------------------------------------------------------ runs

@@ -10,8 +10,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from fl_privacy.config import ConfigError, load, presets
+from fl_privacy.report import write_sweep_report
 from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.grid import cells_of
+from fl_privacy.sims.merge import merge_seeds
 from fl_privacy.sims.run import run as run_simulation
 from fl_privacy.sims.sweep import sweep, table
 from tests.sims.test_run import SMALL
@@ -78,6 +80,23 @@ def test_the_table_has_a_line_a_cell_and_a_report_stands_in_each(swept: Path) ->
     assert (swept / "fedavg" / "report.html").is_file()
 
 
+def test_the_sweep_has_a_report_of_all_cells_that_can_be_made_again(swept: Path) -> None:
+    text = (swept / "report.html").read_text()
+    for cell in ("fedsgd", "fedavg"):
+        for claim in json.loads((swept / cell / "result.json").read_text())["claims"]:
+            if (claim["unit"], claim["metric"]) == ("speaker", "auc"):
+                assert f"{claim['value']:.3f}" in text
+    (swept / "report.html").unlink()
+    assert write_sweep_report(swept).read_text() == text
+
+
+def test_one_seed_alone_is_its_run_own_result(swept: Path, tmp_path: Path) -> None:
+    run = swept / "fedsgd" / "seed-1"
+    merge_seeds(tmp_path, (load(FAST),), [run])
+    for name in ("result.json", "scores.csv", "report.html"):
+        assert (tmp_path / name).read_bytes() == (run / name).read_bytes()
+
+
 def test_a_finished_sweep_does_nothing_again(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fl_privacy.sims import engines
 
@@ -124,6 +143,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(module, "_run_all", lambda c, *_: cells.extend(c))
     monkeypatch.setattr(module, "merge_seeds", lambda *_: None)
     monkeypatch.setattr(module, "table", lambda root: "")
+    monkeypatch.setattr(module, "write_sweep_report", lambda root: None)
     (tmp_path / "s").mkdir()
     return cells
 
@@ -202,6 +222,7 @@ def test_shared_cells_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(module, "run_file", lambda file, folder: ran.append(folder))
     monkeypatch.setattr(module, "merge_seeds", lambda folder, *_: ran.append(folder))
     monkeypatch.setattr(module, "table", lambda root: "")
+    monkeypatch.setattr(module, "write_sweep_report", lambda root: None)
     (tmp_path / "s").mkdir()
     sweep(grids(["federation.dropout=0,0.2"], ["federation.rounds=5,6"]), out=tmp_path / "s", processes=1)
     assert len(ran) == len(set(ran)) == 2 * 3
