@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fl_privacy.models.ser import SERNet
+from fl_privacy.training._steps import Steps, apply_hook
 from fl_privacy.training.flat import Flat
-from fl_privacy.training.local import batch_gradient, predict, train_epochs
+from fl_privacy.training.local import GradientHook, batch_gradient, predict, train_epochs
 
 _LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
 
@@ -102,9 +103,17 @@ class LocalModel:
         self.network = network
         self._parameters = {name: p.detach() for name, p in network.named_parameters()}
         self.shapes = {name: tuple(p.shape) for name, p in self._parameters.items()}
+        self._steps = Steps.of(network)
 
-    def gradient(self, theta: Flat, features: Tensor, labels: Tensor, batch_size: int, hook: Any, out: Flat) -> int:
+    def gradient(
+        self, theta: Flat, features: Tensor, labels: Tensor, batch_size: int, hook: GradientHook | None, out: Flat
+    ) -> int:
         """Write the gradient of one random batch at `theta` into `out`; return the number of its examples."""
+        if self._steps is not None:
+            batch = torch.randperm(len(features))[:batch_size]
+            self._steps.gradient(theta, features, labels, batch, out)
+            apply_hook(hook, out)
+            return len(batch)
         self._load(theta)
         gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook)
         for name, tensor in out.tensors.items():
@@ -112,14 +121,20 @@ class LocalModel:
             tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
         return examples
 
-    def train(self, theta: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, hook: Any) -> int:
+    def train(
+        self, theta: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, hook: GradientHook | None
+    ) -> int:
         """Train `theta` in place; return the number of examples, counted in each epoch."""
-        self._load(theta)
-        size, rate, epochs = settings.batch_size, settings.learning_rate, settings.local_epochs
-        train_epochs(self.network, features, labels, batch_size=size, learning_rate=rate, epochs=epochs, hook=hook)
-        for name, tensor in theta.tensors.items():
-            tensor.copy_(self._parameters[name])
-        return len(features) * epochs
+        told: dict[str, Any] = {"batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
+        told |= {"epochs": settings.local_epochs, "hook": hook}
+        if self._steps is not None:
+            self._steps.train(theta, features, labels, **told)
+        else:
+            self._load(theta)
+            train_epochs(self.network, features, labels, **told)
+            for name, tensor in theta.tensors.items():
+                tensor.copy_(self._parameters[name])
+        return len(features) * settings.local_epochs
 
     def predict(self, theta: Flat, features: Tensor) -> Tensor:
         """Return the most likely class of each example, dropout off."""

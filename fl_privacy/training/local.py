@@ -7,10 +7,14 @@ generator, which the caller seeds; so the same code serves a Flower client and a
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+ADAM: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 1e-4}
+"""The clients' optimiser."""
 
 GradientHook = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Takes and returns the gradient of a batch by parameter name."""
@@ -56,9 +60,7 @@ def train_epochs(
 
     Parameters are as for `batch_gradient`; the last batch of an epoch may be smaller.
     """
-    optimiser = torch.optim.Adam(
-        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, weight_decay=1e-4, foreach=False
-    )
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate, fused=True, **ADAM)
     parameters = dict(model.named_parameters())
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(features)), batch_size):
