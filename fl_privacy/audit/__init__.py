@@ -15,6 +15,7 @@ from .controls import (
     permutation_p_value,
     permute_speaker_labels,
 )
+from .leaks import in_rounds, leaked_curve
 from .multiclass import MulticlassAudit
 from .numeric import NumericAudit
 from .runs import standardise_runs
@@ -31,6 +32,8 @@ __all__ = [
     "Privacy",
     "best_blind",
     "chance",
+    "in_rounds",
+    "leaked_curve",
     "majority",
     "paired_difference",
     "permutation_null",

@@ -202,6 +202,11 @@ class AnyAudit(ABC):
             raise UserError(f"{self.name}: no rows are left.")
         return self.taken(self.evidence[chosen], chosen)
 
+    def per(self, unit: str) -> Self:
+        """The audit whose rows are the clients or the speakers, in sorted order, with their evidence combined."""
+        clients = None if self.clients is None or unit != "client" else np.unique(self.clients)
+        return self.rebuilt(self.combined(unit), clients)
+
     def table(self) -> str:
         """Every metric over every unit as plain text."""
         from .files import table

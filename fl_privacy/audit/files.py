@@ -6,13 +6,17 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .._version import __version__
+from .audit import Audit
 from .base import AnyAudit
+from .multiclass import MulticlassAudit
+from .numeric import NumericAudit
 
 SCHEMA = 1
 
@@ -41,13 +45,80 @@ def scores_csv(audit: AnyAudit) -> str:
     columns: dict[str, list[Any]] = {"attack": [audit.name] * len(audit.evidence), "speaker": audit.groups.tolist()}
     if audit.clients is not None:
         columns["client"] = audit.clients.tolist()
-    columns |= audit.columns()
+    return _csv([columns | dict(audit.columns())])
+
+
+def units_csv(audits: Iterable[AnyAudit]) -> str:
+    """Every client's and every speaker's evidence under several attacks, as CSV text that `read_units` reads.
+
+    Columns attack, unit, client, speaker, and `AnyAudit.columns`.
+    """
+    parts: list[dict[str, list[Any]]] = []
+    for audit in audits:
+        for unit in ("client", "speaker"):
+            if unit == "speaker" or audit.clients is not None:
+                rows = audit.per(unit)
+                n = len(rows.evidence)
+                clients = [""] * n if rows.clients is None else rows.clients.tolist()
+                names = {"attack": [audit.name] * n, "unit": [unit] * n, "client": clients}
+                parts.append(names | {"speaker": rows.groups.tolist()} | dict(rows.columns()))
+    return _csv(parts)
+
+
+def read_units(
+    rows: Iterable[Mapping[str, str]], *, positive: str | None = None, confidence: float = 0.95
+) -> dict[str, AnyAudit]:
+    """Audits over speakers of what `units_csv` wrote, by attack; which kind the columns say.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        As `csv.DictReader` gives them; those of clients are passed over.
+    positive : str, optional
+        As for `Audit`.
+    confidence : float
+    """
+    found: dict[str, list[Mapping[str, str]]] = {}
+    for row in rows:
+        if row["unit"] == "speaker":
+            found.setdefault(row["attack"], []).append(row)
+    return {name: _read_audit(name, mine, positive, confidence) for name, mine in found.items()}
+
+
+def _read_audit(name: str, rows: Sequence[Mapping[str, str]], positive: str | None, confidence: float) -> AnyAudit:
+    def numbers(columns: Sequence[str]) -> Any:
+        return [[float(row[column]) for column in columns] for row in rows]
+
+    labels, speakers = [row["label"] for row in rows], [row["speaker"] for row in rows]
+    # Another attack's columns are there, empty.
+    columns = [column for column, cell in rows[0].items() if cell not in (None, "")]
+    scores, decisions = ([c for c in columns if c.startswith(kind)] for kind in ("score:", "decision:"))
+    if scores:
+        return MulticlassAudit(
+            numbers(scores),
+            labels,
+            speakers,
+            classes=[column.removeprefix("score:") for column in scores],
+            confidence=confidence,
+            name=name,
+            decisions=numbers(decisions) if decisions else None,
+        )
+    if "prediction" in columns:
+        predictions, values = np.array(numbers(["prediction", "label"])).T
+        return NumericAudit(predictions, values, speakers, confidence=confidence, name=name)
+    evidence, decided = np.array(numbers(["score", "decision"])).T
+    return Audit(evidence, labels, speakers, positive=positive, confidence=confidence, name=name, decisions=decided)
+
+
+def _csv(parts: Sequence[Mapping[str, Sequence[Any]]]) -> str:
+    header = list(dict.fromkeys(column for part in parts for column in part))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(
-        [repr(cell) if isinstance(cell, float) else cell for cell in row] for row in zip(*columns.values(), strict=True)
-    )
+    writer.writerow(header)
+    for part in parts:
+        n = len(next(iter(part.values())))
+        for row in zip(*(part.get(column, [""] * n) for column in header), strict=True):
+            writer.writerow([repr(cell) if isinstance(cell, float) else cell for cell in row])
     return text.getvalue()
 
 

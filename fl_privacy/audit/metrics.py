@@ -13,6 +13,10 @@ from ..errors import UserError
 Floats = NDArray[np.float64]
 
 
+# Rows that are all compared with all at once, which is the quickest where it fits.
+_FEW = 400
+
+
 @dataclass(frozen=True)
 class TprAtFpr:
     """A true positive rate at a bounded false positive rate.
@@ -134,8 +138,7 @@ def hand_till_placements(scores: Floats, codes: NDArray[np.int64]) -> Floats:
     codes : ndarray of int, shape (n,)
     """
     classes, ranks, sizes = np.unique(codes, return_inverse=True, return_counts=True)
-    if codes.size <= 400:
-        # One comparison of all rows with all: the quickest where it fits.
+    if codes.size <= _FEW:
         margins = scores[np.arange(codes.size), codes][:, None] - scores[:, codes]
         won = (margins > -margins.T) + 0.5 * (margins == -margins.T)
         weights = (ranks[:, None] != ranks) / sizes[ranks]

@@ -35,8 +35,9 @@ def correlation_interval(
     """Interval of Pearson's correlation, or Spearman's, with speakers as the independent unit.
 
     On the scale of Fisher's z, the wider of two: the variance for normal numbers, 1 / (n - 3) (times 1 + r^2 / 2 by
-    rank; Bonett and Wright, 2000), and that from leaving speakers out. A correlation of 1 counts as that of numbers
-    rounded to n levels, sqrt(1 - 1 / n^2), which keeps a width. n is the effective number of speakers.
+    rank; Bonett and Wright, 2000), and that from leaving speakers out. A correlation near 1 counts as that of numbers
+    rounded to n levels, sqrt(1 - 1 / n^2); one of 1, as though some speakers who were not seen were guessed, as many as
+    an exact interval of a proportion allows where all were right. n is the effective number of speakers.
 
     Parameters
     ----------
@@ -53,7 +54,11 @@ def correlation_interval(
     """
     found, half = _fisher(predictions, values, groups, by_rank, confidence)
     r = (spearman if by_rank else pearson)(predictions, values)
-    return min(math.tanh(found.value - half), r), max(math.tanh(found.value + half), r)
+    low, high = min(math.tanh(found.value - half), r), max(math.tanh(found.value + half), r)
+    if abs(r) == 1.0:
+        least = 1.0 - _unseen(_checked(predictions, values, groups)[2], confidence)
+        low, high = (min(low, least), 1.0) if r > 0 else (-1.0, max(high, -least))
+    return low, high
 
 
 def correlation_difference_interval(
