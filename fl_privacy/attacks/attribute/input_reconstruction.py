@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.attacks.base import Auxiliary, LayerAttack, holding, layers_of
+from fl_privacy.attacks.reconstruction import weighted_mean
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update
 
@@ -80,12 +81,5 @@ class InputReconstruction(LayerAttack):
 def _mean_input(update: Update, layer: Layer) -> NDArray[np.float64]:
     if layer.bias is None:
         raise UserError(f"input reconstruction needs the bias of layer {layer.name!r}, which the updates do not have")
-    weight, bias = update.arrays[layer.weight], update.arrays[layer.bias]
-    if layer.transposed:
-        weight = weight.T
-    scale = float(np.abs(bias).max())
-    if scale == 0.0:  # a client that learned nothing, or an update pruned to nothing
-        return np.zeros(weight.shape[1])
-    # Scaled first: the squares of late, small gradients would underflow.
-    signal = bias / np.float32(scale)
-    return (weight.T @ signal).astype(np.float64) / (scale * float(np.dot(signal, signal)))
+    weight = update.arrays[layer.weight]
+    return weighted_mean(weight.T if layer.transposed else weight, update.arrays[layer.bias])
