@@ -97,11 +97,12 @@ def speaker_folds(
 ) -> Iterator[NDArray[np.bool_]]:
     """Yield, for each fold, which rows are of the speakers that it holds out; each class is dealt out evenly."""
     names, first, codes = np.unique(np.asarray(speakers), return_index=True, return_inverse=True)
-    shuffled = np.random.default_rng([seed, 7]).permutation(len(names))
-    order = shuffled[np.argsort(labels[first][shuffled], kind="stable")]
+    shuffled, of = np.random.default_rng([seed, 7]).permutation(len(names)), labels[first]
     fold_of = np.empty(len(names), dtype=np.int64)
-    fold_of[order] = np.arange(len(names)) % folds
-    for fold in range(min(folds, len(names))):
+    for value in np.unique(of):
+        mine = shuffled[of[shuffled] == value]
+        fold_of[mine] = np.arange(len(mine)) % folds
+    for fold in range(int(fold_of.max()) + 1):
         yield (fold_of == fold)[codes]
 
 

@@ -148,9 +148,10 @@ def test_evidence_of_speakers_with_some_and_with_none(sides, tmp_path, make):
         return evaluate([make()], store, permutations=5, **given)
 
     whole, part = assess(private), assess(cut)
-    speakers, scores, _ = part.primary.speaker_scores()
+    (plain,), (of_all,) = part.plain.values(), whole.plain.values()
+    speakers, scores, _ = plain.speaker_scores()
     evidence = dict(zip(speakers, scores, strict=True))
-    full = dict(zip(*whole.primary.speaker_scores()[:2], strict=True))
+    full = dict(zip(*of_all.speaker_scores()[:2], strict=True))
     for speaker, score in evidence.items():
         client = speaker.removeprefix("p")
         if client in none:
