@@ -1,4 +1,4 @@
-"""How often the audit's intervals contain the truth, from 5 + 5 to 45 + 45 speakers and AUC .5 to 1.
+"""How often the audit's intervals contain the truth, from 5 + 5 to 45 + 45 speakers and AUC .5 to 1, classes, numbers.
 
 A row's ratio is the least coverage over the shapes of score distribution that were simulated. Proportions and recalls
 are enumerated exactly. The rival, where one is shown, is the percentile bootstrap over speakers within class.
@@ -6,6 +6,7 @@ are enumerated exactly. The rival, where one is shown, is the percentile bootstr
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import binom, norm
 
+from benchmarks import _coverage_attributes as attributes
 from benchmarks._result import Result, Row
 from fl_privacy.audit import intervals
 
@@ -159,10 +161,12 @@ def eer_coverage(m: int, n: int, auc: float, spread: float, repeats: int) -> flo
     return covered(found, float(norm.sf(shift / (1 + spread))))
 
 
-def _row(case: str, by_shape: dict[str, float], rival: float | None = None) -> Row:
+def _row(
+    case: str, by_shape: dict[str, float], rival: float | None = None, named: str = "percentile bootstrap over speakers"
+) -> Row:
     worst = min(by_shape, key=lambda shape: by_shape[shape])
     least = by_shape[worst]
-    name = None if rival is None else "percentile bootstrap over speakers"
+    name = None if rival is None else named
     extra = {"worst_case": worst, "coverage": by_shape}
     return Row(case, least, rival, name, "fraction", least, AIM, "at_least", extra)
 
@@ -208,4 +212,58 @@ def run(full: bool) -> Result:
         for auc in VALUES:
             found = {f"spread {spread:g}": eer_coverage(m, n, auc, spread, repeats // 4) for spread in (1.0, 2.0)}
             rows.append(_row(f"eer, {m} + {n} speakers, at auc {auc:g}", found))
+    rows += _of_several_classes(repeats // 4)
+    rows += _of_numbers(repeats // 2)
     return Result("coverage", tuple(rows))
+
+
+def _of_several_classes(repeats: int) -> Iterator[Row]:
+    for sizes in attributes.CLASS_SIZES:
+        named = " + ".join(map(str, sizes))
+        for distance in attributes.DISTANCES:
+            by_shape = {
+                f"{model}, {noise}": attributes.hand_till_coverage(sizes, distance, model, noise, repeats)
+                for model in attributes.MODELS
+                for noise in attributes.NOISES
+            }
+            yield _row(f"auc of classes, {named} speakers, at distance {distance:g}", by_shape)
+        for a, b in itertools.pairwise(attributes.DISTANCES):
+            by_shape = {
+                f"correlation {c:g}": attributes.hand_till_difference_coverage(sizes, b, a, c, repeats)
+                for c in (0.0, 0.5, 0.9)
+            }
+            yield _row(f"difference of auc of classes, {named} speakers, at distances {b:g} and {a:g}", by_shape)
+        for recall in VALUES[:-1]:
+            by_shape = {
+                f"recalls up to {spread:.2g} off": attributes.mean_recall_coverage(sizes, recall, spread, repeats)
+                for spread in (0.0, min(0.2, 1 - recall))
+            }
+            yield _row(f"uar of classes, {named} speakers, at {recall:g}", by_shape)
+    for k in (5, 12, 24):
+        for distance in attributes.DISTANCES:
+            by_shape = {
+                f"clearness spread {u:g}": attributes.candidates_coverage(k, distance, u, repeats) for u in (0.0, 1.0)
+            }
+            yield _row(f"auc of candidates, {k} speakers, at distance {distance:g}", by_shape)
+
+
+def _of_numbers(repeats: int) -> Iterator[Row]:
+    for metric in ("correlation", "spearman", "mean_absolute_error", "r_squared"):
+        for n in attributes.SPEAKERS:
+            for r in attributes.CORRELATIONS:
+                case = f"{metric}, {n} speakers, predictions correlated {r:g}"
+                found = {s: attributes.number_coverage(metric, n, r, s, repeats) for s in attributes.NUMBERS}
+                rival = None
+                if metric == "correlation":
+                    rival = min(attributes.number_coverage("fisher", n, r, s, repeats) for s in attributes.NUMBERS)
+                yield _row(case, found, rival, "Fisher's z with the variance of normal numbers")
+                for shape in attributes.HEAVY:
+                    covers = attributes.number_coverage(metric, n, r, shape, repeats)
+                    yield Row(f"{case}, {shape}", covers, None, None, "fraction", covers, None, "at_least")
+    for n in attributes.SPEAKERS:
+        for a, b in ((0.0, 0.0), (0.6, 0.3), (0.9, 0.6), (0.9, 0.9)):
+            found = {
+                f"errors correlated {c:g}": attributes.number_difference_coverage(n, a, b, c, repeats)
+                for c in (0.0, 0.5, 0.9)
+            }
+            yield _row(f"difference of correlations, {n} speakers, {a:g} against {b:g}", found)

@@ -113,6 +113,8 @@ def r_squared_interval(
 ) -> Interval | None:
     """Interval of the share of variance told (`metrics.r_squared`), from the logarithm of the share left.
 
+    The logarithm of a sum of squares of n normal numbers has a variance of about 2 / (n - 2) where leaving out sees
+    2 / n; the width makes up for it, and the upper end for the n - 1 degrees of freedom of the values' own variance.
     Parameters and errors are as for `correlation_interval`. None where the values of all but one speaker are the same.
     """
     x, y, speakers = _checked(predictions, values, groups)
@@ -126,8 +128,9 @@ def r_squared_interval(
     if share == 0.0:
         return 1.0 - _unseen(speakers, confidence), 1.0
     left = _without_each(squares, speakers)
-    half = _half_width(np.log(np.maximum(left, squares.sum() / speakers.count**2) / spread), confidence)
-    return 1.0 - share * math.exp(half), 1.0 - share * math.exp(-half)
+    n = speakers.count
+    half = _half_width(np.log(np.maximum(left, squares.sum() / n**2) / spread), confidence) * math.sqrt(n / (n - 2))
+    return 1.0 - share * math.exp(half), 1.0 - share * (n - 1) / n * math.exp(-half)
 
 
 def _fisher(
