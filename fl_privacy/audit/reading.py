@@ -14,24 +14,28 @@ PARTS = ("leaked_updates", "rounds")
 """Conditions that say that a claim rests on a part of the evidence."""
 
 _QUOTED = {"auc": "AUC", "uar": "UAR", "correlation": "correlation"}
+_OVER = "_over_best_blind"
 
 TITLES = {
     **_QUOTED,
     "accuracy": "accuracy",
+    "asr": "ASR",
+    "top_5_accuracy": "accuracy of five guesses",
+    "mean_rank": "mean rank",
     "tpr_at_fpr_0.01": "TPR at 1 % FPR",
+    "spearman": "rank correlation",
     "mean_absolute_error": "mean absolute error",
-    **{f"{metric}_over_best_blind": f"{title} over best blind" for metric, title in _QUOTED.items()},
+    "r_squared": "R squared",
+    **{metric + _OVER: f"{title} over best blind" for metric, title in _QUOTED.items()},
 }
 """What a metric is called at the head of a column."""
 
-SIGNED = frozenset({"correlation", *(f"{metric}_over_best_blind" for metric in _QUOTED)})
+SIGNED = frozenset({"correlation", "spearman", "r_squared", *(metric + _OVER for metric in _QUOTED)})
 """Metrics that may lie below zero."""
 
-_COLUMNS = {
-    "auc": ("auc", "uar", "tpr_at_fpr_0.01", "auc_over_best_blind"),
-    "uar": ("uar", "accuracy", "auc", "uar_over_best_blind"),
-    "correlation": ("correlation", "mean_absolute_error", "correlation_over_best_blind"),
-}
+_TWO = ("auc", "uar", "tpr_at_fpr_0.01")
+_MORE = ("auc", "uar", "accuracy", "top_5_accuracy", "mean_rank")
+_NUMBER = ("correlation", "spearman", "mean_absolute_error", "r_squared")
 
 C = TypeVar("C", bound=Claim)
 
@@ -46,24 +50,33 @@ def main_claims(claims: Iterable[C]) -> list[C]:
 
 
 def quoted_metric(claims: Iterable[Claim]) -> str:
-    """Return the metric to quote: "auc" for two classes, "uar" for more, "correlation" for a numeric attribute.
+    """Return the metric to quote: the one that is held against blind baselines.
 
-    An AUC over more than two classes has no number of positives.
+    That is "auc", of two classes or of more, or "correlation" for a numeric attribute ("uar" where a result says so).
     """
-    told = [c for c in claims if c.unit == "speaker"]
-    if any(c.metric == "correlation" for c in told):
-        return "correlation"
-    return "uar" if any(c.metric == "uar" and c.n_positive is None for c in told) else "auc"
+    told = {c.metric for c in claims if c.unit == "speaker"}
+    held = [metric for metric in _QUOTED if over_blind(metric) in told]
+    return held[0] if held else "correlation" if "correlation" in told else "auc"
+
+
+def of_two(claims: Iterable[Claim]) -> bool:
+    """Whether claims are of two classes: of more, and of numbers, there are no positives to count."""
+    return not any(c.metric in ("uar", "correlation") and c.n_positive is None for c in claims if c.unit == "speaker")
 
 
 def over_blind(metric: str) -> str:
     """Return the metric that says how far an attack lies above the best blind baseline."""
-    return f"{metric}_over_best_blind"
+    return metric + _OVER
 
 
 def columns(claims: Iterable[Claim]) -> tuple[str, ...]:
-    """Return the metrics that a table of claims shows, the one to quote first."""
-    return _COLUMNS[quoted_metric(claims)]
+    """Return the metrics that a table of claims shows, the one to quote first, what is over the best blind one last."""
+    told = list(claims)
+    metric, held = quoted_metric(told), {c.metric for c in told}
+    if metric == "auc" and of_two(told):
+        return (*_TWO, over_blind(metric))
+    kind = _NUMBER if metric == "correlation" else _MORE
+    return (metric, *(m for m in kind if m in held and m != metric), over_blind(metric))
 
 
 def guessing(metric: str, controls: Sequence[Control]) -> float | None:

@@ -12,6 +12,7 @@ from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import Run
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
+_SPREAD = "sd_over_folds"
 _APART = 3
 """Lines in one figure: more are hard to tell apart."""
 
@@ -82,15 +83,18 @@ def published(run: Run) -> Mapping[str, Any] | None:
         return None
     metrics = [m for m in dict.fromkeys(c.metric for c in claims) if m in TITLES]
     notes, rows = Notes("published"), []
-    for unit, label, mine in _series(claims, ""):
+    for unit, label, mine in _series(claims, _SPREAD):
         at = {c.metric: c for c in mine}
-        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(metric)) for metric in metrics]})
-    return {
-        "heads": [TITLES[metric] for metric in metrics],
-        "rows": rows,
-        "notes": notes,
-        "confidence": _confidence(claims),
-    }
+        rows.append({"name": label, "unit": unit, "cells": [_published(notes, at.get(metric)) for metric in metrics]})
+    return {"heads": [TITLES[metric] for metric in metrics], "rows": rows, "notes": notes}
+
+
+def _published(notes: Notes, claim: Claim | None) -> dict[str, Any]:
+    shown = notes.cell(claim)
+    spread = claim.conditions.get(_SPREAD) if claim else None
+    if claim and not shown["span"] and spread is not None:
+        shown["span"] = f"SD {words.number(spread)} over {claim.conditions.get('folds', 'the')} folds"
+    return shown
 
 
 def _controlled(run: Run) -> list[Claim]:
@@ -103,12 +107,16 @@ def _series(claims: Sequence[Claim], axis: str) -> list[tuple[str, str, list[Cla
     The name is the attack's, with the conditions in which the claims differ otherwise.
     """
     other = [{k: v for k, v in c.conditions.items() if k not in (axis, "best_blind")} for c in claims]
-    keys = sorted({k for conditions in other for k in conditions})
-    differing = [k for k in keys if len({repr(conditions.get(k)) for conditions in other}) > 1]
+    told: dict[str, set[tuple[str, str]]] = {}
+    for claim, conditions in zip(claims, other, strict=True):
+        for key in {k for given in other for k in given}:
+            told.setdefault(key, set()).add((claim.attack, repr(conditions.get(key))))
+    # What one attack has but one value of goes without saying.
+    differing = sorted(k for k, values in told.items() if len(values) > len({attack for attack, _ in values}))
     found: dict[tuple[str, str], list[Claim]] = {}
     for claim, conditions in zip(claims, other, strict=True):
-        told = ", ".join(f"{k.replace('_', ' ')} {conditions[k]}" for k in differing if k in conditions)
-        found.setdefault((claim.unit, f"{claim.attack} ({told})" if told else claim.attack), []).append(claim)
+        at = ", ".join(f"{k.replace('_', ' ')} {conditions[k]}" for k in differing if k in conditions)
+        found.setdefault((claim.unit, f"{claim.attack} ({at})" if at else claim.attack), []).append(claim)
     return [(unit, name, mine) for (unit, name), mine in sorted(found.items(), key=lambda f: f[0][0] != "speaker")]
 
 

@@ -211,7 +211,7 @@ def _by_speaker(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[SpeakerSco
     found: dict[str, dict[str, SpeakerScore]] = {}
     for number, row in enumerate(rows, start=2):
         try:
-            if row.get("unit", "speaker") != "speaker":
+            if row.get("unit", "speaker") != "speaker" or not _of_two(row):
                 continue
             speaker, score, decision = row["speaker"], float(row["score"]), float(row["decision"])
             mine = found.setdefault(row["attack"], {})
@@ -222,6 +222,11 @@ def _by_speaker(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[SpeakerSco
             raise UserError(f"scores.csv, line {number}: a score is not finite; make the run's result again")
         mine[speaker] = SpeakerScore(speaker, before.label, before.score + score, before.decision + decision)
     return {attack: tuple(mine[s] for s in sorted(mine)) for attack, mine in found.items()}
+
+
+def _of_two(row: Mapping[str, str]) -> bool:
+    """Whether a row is of an attack on two classes: others have a score for each class, or predict a number."""
+    return bool(row.get("score")) or not any(key == "prediction" or key.startswith("score:") for key in row if key)
 
 
 def printable(value: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 
 from fl_privacy.audit import Claim, metrics
 from fl_privacy.audit.intervals import auc_interval
-from fl_privacy.audit.reading import TITLES, columns
+from fl_privacy.audit.reading import TITLES, columns, of_two
 from fl_privacy.report import heat, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section, page, write_page
@@ -99,8 +99,8 @@ def best_of(sweep: Sweep, metric: str) -> Best | None:
 
 
 def _corrected(sweep: Sweep, cell: Swept, claim: Claim, among: int) -> tuple[float, float]:
-    if claim.metric != "auc":
-        raise ValueError(f"the scores of a run do not give the {TITLES[claim.metric]}'s interval at another confidence")
+    if claim.metric != "auc" or not of_two(cell.run.main):
+        raise ValueError("the correction is for an AUC of two values alone")
     if claim.low is None or claim.confidence is None:
         raise ValueError(claim.reason or "the claim has no interval")
     split = sweep.scored(cell).split(claim.attack)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.reading import TITLES
+from fl_privacy.audit.reading import TITLES, of_two
 from fl_privacy.report.run import PERMUTATIONS, Run
 
 BLIND = {
@@ -19,12 +19,16 @@ BLIND = {
 """What a baseline looks at."""
 
 METRICS = {
-    "auc": "AUC: the share of pairs, one speaker of each kind, that the scores put in the right order (0.5: guessing).",
+    "auc": "AUC: the share of pairs of speakers of two kinds that the scores put in the right order (0.5: guessing).",
     "uar": "UAR: the mean over the attribute's values of the share decided rightly.",
     "accuracy": "Accuracy: the share of all speakers decided rightly.",
     "tpr_at_fpr_0.01": "TPR at 1 % FPR: the share of positive speakers found when at most 1 % of the negative ones are "
     "taken for positive.",
+    "top_5_accuracy": "Accuracy of five guesses: the share of speakers whose value is among the five likeliest.",
+    "mean_rank": "Mean rank: the place of the true value in the order of what the attack holds likely (1: first).",
     "correlation": "Correlation: of what the attack guesses with the truth (0: guessing, 1: in proportion).",
+    "spearman": "Rank correlation: the same of ranks.",
+    "r_squared": "R squared: the share of the variance that the guesses explain (below 0: worse than the mean).",
     "mean_absolute_error": "Mean absolute error: how far a guess is off on average, in the attribute's own unit.",
 }
 """What a column of the table says."""
@@ -133,25 +137,24 @@ def measured(run: Run) -> list[str]:
 
 
 def _pairs(run: Run, auc: Claim) -> list[str]:
-    pair = f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else "one speaker of each kind"
+    attribute = auc.attribute or "attribute"
+    if not of_two(run.main):
+        pair = f"two speakers who differ in {attribute}"
+    else:
+        pair = f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else "one speaker of each kind"
     right = f"the attack tells which is which in {of_hundred(auc.value or 0.0)} of 100 such pairs{_between(auc)}"
     found = [f"That is to say: shown {pair}, {right}. Guessing gets 50."]
     uar = run.claim(run.primary, "uar")
     if uar is not None and uar.value is not None:
-        found.append(
-            f"Made to decide, it is right for {of_hundred(uar.value)} of 100 speakers (mean over the two kinds)."
-        )
+        kinds = "the two kinds" if of_two(run.main) else f"the values of {attribute}"
+        found.append(f"Made to decide, it is right for {of_hundred(uar.value)} of 100 speakers (mean over {kinds}).")
     return found
 
 
 def _named(run: Run, uar: Claim) -> list[str]:
     chance = "" if run.guessing is None else f" Guessing gets {of_hundred(run.guessing)}."
     right = f"the attack is right for {of_hundred(uar.value or 0.0)} of 100 (mean over its values){_between(uar)}"
-    found = [f"That is to say: made to name each speaker's {uar.attribute or 'attribute'}, {right}.{chance}"]
-    accuracy = run.claim(run.primary, "accuracy")
-    if accuracy is not None and accuracy.value is not None:
-        found.append(f"All speakers counted alike, it is right for {of_hundred(accuracy.value)} of 100.")
-    return found
+    return [f"That is to say: made to name each speaker's {uar.attribute or 'attribute'}, {right}.{chance}"]
 
 
 def _guessed(run: Run, correlation: Claim) -> list[str]:

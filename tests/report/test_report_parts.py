@@ -139,6 +139,20 @@ def test_published_rules_have_a_table_of_their_own(partial):
     assert "0.910" in page.text
 
 
+def test_published_claims_over_folds_are_one_row_an_attack_with_their_spread(make):
+    run = make()
+    for number, layer in enumerate(("first", "last")):
+        conditions = {"layer": layer, "folds": 5}
+        for metric in ("uar", "asr"):
+            told = {**conditions, "sd_over_folds": 0.01 * (number + 1) + 0.001 * len(metric)}
+            new = claim(f"cnn-{layer}", 0.9, metric=metric, unit="client", protocol="as-published", conditions=told)
+            run.result["claims"].append({**new, "low": None, "high": None, "reason": "as published"})
+    content = parts.published(run_of(run))
+    assert [row["name"] for row in content["rows"]] == ["cnn-first", "cnn-last"]
+    assert content["heads"] == ["UAR", "ASR"]
+    assert content["rows"][1]["cells"][0]["span"] == "SD 0.023 over 5 folds"
+
+
 def test_a_run_without_such_claims_has_no_such_sections(make):
     run = make()
     assert not {"leaked", "rounds", "published"} & set(sections(Page(render(run.result, run.rows))))
@@ -164,14 +178,17 @@ def result_of(metrics: dict[str, float], over: str, guessed: dict[str, float], a
     return {"schema": 1, "claims": claims, "controls": controls}
 
 
-CLASSES = result_of({"uar": 0.62, "accuracy": 0.66, "auc": 0.81}, "uar", {"uar": 0.2, "accuracy": 0.3}, "accent")
+METRICS = {"auc": 0.81, "uar": 0.62, "accuracy": 0.66}
+CLASSES = result_of(METRICS, "auc", {"uar": 0.2, "accuracy": 0.3, "auc": 0.5}, "accent")
+BY_UAR = result_of(METRICS, "uar", {"uar": 0.2, "accuracy": 0.3, "auc": 0.5}, "accent")
 NUMBERS = result_of({"correlation": 0.51, "mean_absolute_error": 7.25}, "correlation", {}, "age")
 
 
 @pytest.mark.parametrize(
     ("result", "metric", "shown"),
     [
-        (CLASSES, "uar", ["UAR", "accuracy", "AUC", "UAR over best blind"]),
+        (CLASSES, "auc", ["AUC", "UAR", "accuracy", "AUC over best blind"]),
+        (BY_UAR, "uar", ["UAR", "AUC", "accuracy", "UAR over best blind"]),
         (NUMBERS, "correlation", ["correlation", "mean absolute error", "correlation over best blind"]),
     ],
 )
@@ -189,11 +206,25 @@ def test_other_attributes_have_the_columns_that_mean_something(result, metric, s
 
 def test_several_classes_in_words():
     told = " ".join(words.measured(Run.of(CLASSES, [])))
+    assert "AUC per speaker: 0.810 (95 % interval 0.710 to 0.860), over 24 speakers." in told
+    assert "shown two speakers who differ in accent" in told
+    assert "right for 62 of 100 speakers (mean over the values of accent)" in told
+    assert "accent" in words.task(Run.of(CLASSES, []))
+    told = " ".join(words.measured(Run.of(BY_UAR, [])))
     assert "UAR per speaker: 0.620 (95 % interval 0.520 to 0.670), over 24 speakers." in told
     assert "right for 62 of 100" in told
     assert "Guessing gets 20." in told
     assert "pairs" not in told
-    assert "accent" in words.task(Run.of(CLASSES, []))
+
+
+@pytest.mark.parametrize(
+    ("result", "columns"),
+    [(CLASSES, {"decision": "north", "score:north": "0.5", "score:south": "-1"}), (NUMBERS, {"prediction": "31.5"})],
+)
+def test_scores_of_other_attributes_are_not_drawn_and_do_no_harm(result, columns):
+    """As `scores.csv` has them; columns of two classes may stand beside, empty."""
+    row = {"attack": "best", "unit": "speaker", "speaker": "s", "label": "x"}
+    assert render(result, [{**row, **columns}, {**row, **columns, "score": ""}]) == render(result, [])
 
 
 def test_a_number_in_words_is_no_share_of_a_hundred():

@@ -167,10 +167,11 @@ def test_different_kinds_of_attribute_never_share_a_map_or_a_table(write):
     cells = [(0, {"private.attribute": name}, name) for name in ("accent", "age")]
     text = write_sweep_report(write(cells, {"accent": CLASSES, "age": NUMBERS})).read_text()
     found = Tables(text).found
-    assert list(found) == ["UAR by attack; attribute=accent", "correlation by attack; attribute=age"]
+    assert list(found) == ["AUC by attack; attribute=accent", "correlation by attack; attribute=age"]
     assert found["correlation by attack; attribute=age"]["best", "correlation"][0] == "+0.510"
     assert "mean absolute error" in text
     assert Page(text).text.count("Best of 1:") == 2
+    assert Page(text).text.count("the correction is for an AUC of two values alone") == 2
 
 
 # ------------------------------------------------------------------ colours
