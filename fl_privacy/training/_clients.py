@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fl_privacy._randomness import own_randomness
 from fl_privacy.training.client import BrokenUpdate, ClientSettings, Hooks, LocalModel, local_update
@@ -41,8 +44,10 @@ class Clients:
 
     Attributes
     ----------
+    answers : ndarray, (a_round, size)
+        The answers of a round.
     rows : list of Flat
-        Memory of the answers of a round, side by side.
+        The same, each with its arrays.
     """
 
     def __init__(
@@ -56,7 +61,16 @@ class Clients:
     ) -> None:
         self._data, self._model, self._settings, self._stream = data, model, settings, stream
         self._make_hooks, self._hooked = make_hooks, bool(make_hooks())
-        self.rows = [Flat(model.shapes, row) for row in torch.zeros(a_round, Flat.size(model.shapes))]
+        memory = torch.zeros(a_round, Flat.size(model.shapes))
+        self.rows = [Flat(model.shapes, row) for row in memory]
+        self.answers: NDArray[np.float32] = memory.numpy()
+        self._examples: dict[int, dict[str, Tensor]] = {}
+
+    def examples(self, client: int) -> dict[str, Tensor]:
+        """Return a client's examples, read once."""
+        if client not in self._examples:
+            self._examples[client] = read_client(self._data, client)
+        return self._examples[client]
 
     def answer(
         self,
@@ -83,7 +97,7 @@ class Clients:
         sent, told : int
             For the record.
         """
-        name, out, data = str(client), self.rows[row], read_client(self._data, client)
+        name, out, data = str(client), self.rows[row], self.examples(client)
         try:
             with self._streams(server_round, name):
                 answer = local_update(

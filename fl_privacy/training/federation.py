@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fl_privacy._processes import one_thread
 from fl_privacy._randomness import kept_streams, own_randomness
@@ -21,7 +22,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.training._clients import Clients, MakeHooks
 from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
 from fl_privacy.training.flat import Flat
-from fl_privacy.training.shards import read_client, read_federation, read_server
+from fl_privacy.training.shards import read_federation, read_server
 from fl_privacy.training.utility import held_out_scores
 from fl_privacy.updates import ThreatModel, UpdateStore
 from fl_privacy.updates.record import Observe
@@ -30,6 +31,8 @@ from fl_privacy.updates.told import Told
 
 _LEAST_EVALUATED = 2
 """FedAvg's ``min_evaluate_nodes``."""
+
+_BLOCK = 32_768
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,7 @@ class _Loop:
         self.model = model
         self._plan, self._settings, self._number = plan, plan.client, clients
         self._clients = Clients(plan.data, model, plan.client, plan.clients_per_round, make_hooks, plan.client.seed)
+        self._mean = np.empty(Flat.size(model.shapes), np.float32)
 
     def train(self, theta: Flat, server_round: int) -> list[Reply]:
         """Let some clients answer, in the order of their numbers."""
@@ -168,19 +172,21 @@ class _Loop:
 
     def aggregate(self, theta: Flat, replies: Sequence[Reply]) -> None:
         """Replace the model by the mean of the answers, or by a step along it, as FedAvg and `FedSGD` do."""
-        usable = [(row, reply) for row, reply in enumerate(replies) if not reply.failure]
+        usable = [(row, int(reply.num_examples or 0)) for row, reply in enumerate(replies) if not reply.failure]
         if not usable:
             return
-        total = sum(int(reply.num_examples or 0) for _, reply in usable)
-        mean: Any = None
-        for row, reply in usable:
-            part = self._clients.rows[row].whole.numpy() * (int(reply.num_examples or 0) / total)
-            mean = part if mean is None else np.add(mean, part, out=mean)
+        total = sum(examples for _, examples in usable)
+        shares = [examples / total for _, examples in usable]
+        answers = self._clients.answers
+        if len(usable) < len(answers):
+            answers = answers[[row for row, _ in usable]]
+        weighted_mean(answers, shares, self._mean)
         whole = theta.whole.numpy()
         if self._settings.algorithm == "fedsgd":
-            whole -= self._settings.learning_rate * mean
+            self._mean *= np.float32(self._settings.learning_rate)
+            whole -= self._mean
         else:
-            whole[:] = mean
+            whole[:] = self._mean
 
     def validate(self, theta: Flat, server_round: int) -> float | None:
         """Return the mean accuracy on some clients' validation examples; None where nobody is asked."""
@@ -190,7 +196,7 @@ class _Loop:
         asked = min(max(int(self._number * fraction), _LEAST_EVALUATED), self._number)
         found = []
         for client in sorted(self._sample(server_round, "configure_evaluate", asked)):
-            data = read_client(self._plan.data, client)
+            data = self._clients.examples(client)
             right = self.model.predict(theta, data["validation_features"]) == data["validation_labels"]
             found.append((max(len(right), 1), float(right.float().mean()) if len(right) else 0.0))
         total = sum(weight for weight, _ in found)
@@ -200,3 +206,22 @@ class _Loop:
         """Draw clients as FedAvg does under `Reproducible`."""
         with own_randomness("server", self._settings.seed, server_round, what):
             return random.sample(range(self._number), number)
+
+
+def weighted_mean(answers: NDArray[np.float32], weights: Sequence[float], out: NDArray[np.float32]) -> None:
+    """Write the sum of weighted rows into `out`: rounded as if one row after another were added, as Flower does.
+
+    Parameters
+    ----------
+    answers : ndarray, (k, m)
+    weights : sequence of float
+        One a row.
+    out : ndarray, (m,)
+    """
+    product = np.empty(min(_BLOCK, answers.shape[1]), np.float32)
+    # In blocks that stay in the cache: whole rows would go through memory several times.
+    for start in range(0, answers.shape[1], _BLOCK):
+        block, mean = answers[:, start : start + _BLOCK], out[start : start + _BLOCK]
+        np.multiply(block[0], weights[0], out=mean)
+        for row, weight in zip(block[1:], weights[1:], strict=True):
+            mean += np.multiply(row, weight, out=product[: len(mean)])

@@ -11,7 +11,8 @@ import errno
 import json
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,104 +35,172 @@ _NAMES = {
 }
 
 
-def write(
-    path: Path,
-    tensors: Mapping[str, NDArray[Any]],
-    halved: str | None = None,
-    pages: Pages | None = None,
-    server_round: int | None = None,
-) -> None:
-    """Write arrays to a safetensors file under a temporary name, then rename it.
+_ALIGNMENT = 64
+"""Of the first array in a file, in bytes."""
 
-    Parameters
+
+@dataclass(frozen=True)
+class Plan:
+    """What a file will hold.
+
+    Attributes
     ----------
-    path : Path
-        The file.
-    tensors : Mapping[str, ndarray]
-        What to write; names are sorted, so that equal content gives equal bytes.
-    halved : str, optional
-        Arrays whose name starts so are written as bfloat16, rounded to nearest even.
-    pages : Pages, optional
-        Writes past the page cache, where that is possible.
-    server_round : int, optional
-        Written into the file, so that a shard cannot pass for that of another round. (One key: several would not have
-        an order of their own.)
+    start : bytes
+        All before the arrays.
+    arrays : dict of str to ndarray
+        As they are stored, in the order of the file.
+    shapes : dict of str to tuple of int
+        Theirs; an array without dimensions is held as one of length 1.
     """
-    header: dict[str, Any] = {}
-    if server_round is not None:
-        header["__metadata__"] = {"round": str(server_round)}
-    buffers = []
-    offset = 0
-    for name in sorted(tensors):
-        array = np.ascontiguousarray(tensors[name])
-        if halved is not None and name.startswith(halved):
-            dtype, array = "BF16", _bfloat16(array)
-        else:
-            array = array.astype(array.dtype.newbyteorder("="), copy=False)
-            if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch cannot read all of them back
-                array = array.astype(np.int64)
-            elif array.dtype.str[1:] not in _NAMES:
-                array = array.astype(np.float64)
-            dtype = _NAMES[array.dtype.str[1:]]
-        header[name] = {
-            "dtype": dtype,
-            "shape": list(np.shape(tensors[name])),
-            "data_offsets": [offset, offset + array.nbytes],
-        }
-        offset += array.nbytes
-        buffers.append(array)
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.part")
-    parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little") + text]
-    parts += [array.reshape(-1).view(np.uint8).data for array in buffers]
-    if pages is None or not pages.write(temporary, parts):
-        with temporary.open("wb", buffering=0) as file:
-            for part in parts:
-                _write_all(file, part)
-    os.replace(temporary, path)
+
+    start: bytes
+    arrays: dict[str, NDArray[Any]]
+    shapes: dict[str, tuple[int, ...]]
+
+    @classmethod
+    def of(
+        cls, tensors: Mapping[str, NDArray[Any]], halved: str | None = None, server_round: int | None = None
+    ) -> Plan:
+        """Plan a safetensors file.
+
+        Parameters
+        ----------
+        tensors : Mapping[str, ndarray]
+            What to write; names are sorted, so that equal content gives equal bytes.
+        halved : str, optional
+            Arrays whose name starts so are written as bfloat16, rounded to nearest even.
+        server_round : int, optional
+            Written into the file, so that a shard cannot pass for that of another round. (One key: several would not
+            have an order of their own.)
+        """
+        header: dict[str, Any] = {}
+        if server_round is not None:
+            header["__metadata__"] = {"round": str(server_round)}
+        arrays = {}
+        offset = 0
+        for name in sorted(tensors):
+            array = np.ascontiguousarray(tensors[name])
+            if halved is not None and name.startswith(halved):
+                dtype, array = "BF16", _bfloat16(array)
+            else:
+                array = array.astype(array.dtype.newbyteorder("="), copy=False)
+                if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch cannot read all of them back
+                    array = array.astype(np.int64)
+                elif array.dtype.str[1:] not in _NAMES:
+                    array = array.astype(np.float64)
+                dtype = _NAMES[array.dtype.str[1:]]
+            header[name] = {
+                "dtype": dtype,
+                "shape": list(np.shape(tensors[name])),
+                "data_offsets": [offset, offset + array.nbytes],
+            }
+            offset += array.nbytes
+            arrays[name] = array
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+        shapes = {name: np.shape(tensors[name]) for name in arrays}
+        return cls(len(text).to_bytes(8, "little") + text, arrays, shapes)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.start) + sum(array.nbytes for array in self.arrays.values())
 
 
-class Pages:
-    """Writes files past the page cache, from one aligned buffer that is used again.
+class Image:
+    """A file as it will lie on the disk, in memory that is used again for later files.
 
-    Filling fresh page cache takes many times the processor time of this copy and transfer (measured in the `store`
-    benchmark's federation on a virtual machine: 30 ms against 2.5 ms for 12 MB), time that the federation would miss.
-    Where the file system has no such writing, `write` does nothing and says so.
+    An array that is made where the last file had it needs no further copy on its way to the disk.
     """
 
     def __init__(self) -> None:
-        self._buffer: mmap.mmap | None = None
+        self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
+        self._places: dict[str, NDArray[Any]] = {}
+        self._elsewhere: dict[str, NDArray[Any]] = {}
 
-    def write(self, path: Path, parts: Sequence[bytes | memoryview]) -> bool:
-        """Write the parts, one behind the other; say whether that was possible."""
-        size = sum(len(part) for part in parts)
-        whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
-        if self._buffer is None or len(self._buffer) < whole:  # (a smaller one is left to its views, and then freed)
-            self._buffer = mmap.mmap(-1, whole)
-        # numpy copies without holding the interpreter's lock, which the federation needs.
-        image = np.frombuffer(self._buffer, np.uint8)
-        at = 0
-        for part in parts:
-            image[at : at + len(part)] = np.frombuffer(part, np.uint8)
-            at += len(part)
-        view = memoryview(self._buffer)
-        try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o666)
-        except (AttributeError, OSError):  # no such flag on this system, or not on this file system
+    def place(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """Return memory for an array of the next file: where the last one had it, if it had one of this form."""
+        for held in (self._places.get(name), self._elsewhere.get(name)):
+            if held is not None and held.shape == shape and held.dtype == dtype:
+                return held
+        self._elsewhere[name] = np.empty(shape, dtype)
+        return self._elsewhere[name]
+
+    def write(self, path: Path, plan: Plan, *, past_cache: bool) -> None:
+        """Write a file under a temporary name, then rename it.
+
+        Parameters
+        ----------
+        path : Path
+            The file.
+        plan : Plan
+            What it holds.
+        past_cache : bool
+            Whether to write past the page cache where that is possible. Filling fresh page cache takes many times the
+            processor time of the transfer (measured in the `store` benchmark's federation on a virtual machine: 30 ms
+            against 2.5 ms for 12 MB), time that the federation would miss.
+        """
+        self._fill(plan)
+        temporary = path.with_name(f".{path.name}.part")
+        with memoryview(self._bytes) as view:
+            if not (past_cache and _write_directly(temporary, view, plan.size)):
+                with temporary.open("wb", buffering=0) as file:
+                    _write_all(file, view[: plan.size])
+        os.replace(temporary, path)
+
+    def _fill(self, plan: Plan) -> None:
+        """Bring everything to its place."""
+        whole = -(-plan.size // mmap.PAGESIZE) * mmap.PAGESIZE
+        image = np.frombuffer(self._bytes, np.uint8)
+        first = _address(image)
+        at = len(plan.start)
+        astray = len(image) < whole
+        for array in plan.arrays.values():
+            place = _address(array) - first
+            astray |= place != at and -array.nbytes < place < len(image) and array.nbytes > 0
+            at += array.nbytes
+        if astray:  # what lies in the wrong place would be written over
+            self._bytes = mmap.mmap(-1, whole)
+            image = np.frombuffer(self._bytes, np.uint8)
+            first = _address(image)
+        at = len(plan.start)
+        image[:at] = np.frombuffer(plan.start, np.uint8)
+        self._places = {}
+        for name, array in plan.arrays.items():
+            part = image[at : at + array.nbytes]
+            if _address(array) - first != at:
+                # numpy copies without holding the interpreter's lock, which the federation needs.
+                part[:] = array.reshape(-1).view(np.uint8)
+            self._places[name] = part.view(array.dtype).reshape(plan.shapes[name])
+            at += array.nbytes
+        forms = {name: (place.shape, place.dtype) for name, place in self._places.items()}
+        self._elsewhere = {n: a for n, a in self._elsewhere.items() if forms.get(n) != (a.shape, a.dtype)}
+
+
+def _address(array: NDArray[Any]) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
+
+
+def _write_directly(path: Path, image: memoryview, size: int) -> bool:
+    """Write the whole pages of an image past the page cache, and cut the file; say whether that was possible."""
+    whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_DIRECT, 0o666)
+    except (AttributeError, OSError):  # no such flag on this system, or not on this file system
+        return False
+    try:
+        done = 0
+        while done < whole:
+            done += os.write(file, image[done:whole])
+        os.ftruncate(file, size)
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # larger blocks than a page
             return False
-        try:
-            done = 0
-            while done < whole:
-                done += os.write(file, view[done:whole])
-            os.ftruncate(file, size)
-        except OSError as error:
-            if error.errno == errno.EINVAL:  # larger blocks than a page
-                return False
-            raise
-        finally:
-            os.close(file)
-        return True
+        raise
+    finally:
+        os.close(file)
+    return True
 
 
 def _write_all(file: Any, data: Any) -> None:

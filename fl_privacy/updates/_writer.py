@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.updates import _shard
 from fl_privacy.updates._files import FORMAT, HEADER, INDEX, StoreError
+from fl_privacy.updates._shard import Image, Plan
 from fl_privacy.updates.record import SUM, Kind, NamedBy, Observe, ThreatModel
 from fl_privacy.updates.told import Told
 
@@ -155,8 +155,8 @@ class Writer:
         logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", path)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update-store")
         self._pending: list[Future[None]] = []
-        self._pages: _shard.Pages | None = _shard.Pages()
-        self._memory: list[dict[str, NDArray[Any]]] = [{} for _ in range(_QUEUED_ROUNDS + 1)]
+        self._past_cache = True
+        self._memory = [Image() for _ in range(_QUEUED_ROUNDS + 1)]
 
     def append(
         self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply], told: Sequence[Told] = ()
@@ -164,7 +164,7 @@ class Writer:
         """Copy one round and queue it."""
         while len(self._pending) >= _QUEUED_ROUNDS:
             if not self._pending[0].done():
-                self._pages = None  # the medium does not keep up: let the page cache take what it can
+                self._past_cache = False  # the medium does not keep up: let the page cache take what it can
             self._pending.pop(0).result()
         memory = self._memory.pop(0)
         self._memory.append(memory)  # free again when the rounds queued behind it are
@@ -186,7 +186,7 @@ class Writer:
             if "failure" in record:
                 logger.warning("round %d, client %s: %s", server_round, record["client"], record["failure"])
         line = {"round": server_round, "told": [entry.to_json() for entry in told], "records": records}
-        self._pending.append(self._pool.submit(self._write, server_round, header, tensors | arrays, line))
+        self._pending.append(self._pool.submit(self._write, server_round, header, tensors | arrays, line, memory))
 
     def flush(self) -> None:
         """Wait until every queued round is on disk."""
@@ -201,7 +201,7 @@ class Writer:
             self._pool.shutdown(wait=True)
 
     def _each(
-        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: dict[str, NDArray[Any]]
+        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: Image
     ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         """Return each reply's arrays and record."""
         tensors: dict[str, NDArray[Any]] = {}
@@ -217,7 +217,7 @@ class Writer:
         return tensors, records
 
     def _summed(
-        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: dict[str, NDArray[Any]]
+        self, sent: Sequence[Arrays], replies: Sequence[Reply], memory: Image
     ) -> tuple[dict[str, NDArray[Any]], list[dict[str, Any]]]:
         """Return the weighted sum of the replies and its record; nothing of a single client goes further."""
         usable = [reply for reply in replies if not reply.failure]
@@ -306,9 +306,7 @@ class Writer:
         header = {**self._fixed, "model": list(self._model.values())}
         return json.dumps(header, sort_keys=True, indent=1) + "\n"
 
-    def _update(
-        self, reply: Reply, model: Arrays, memory: dict[str, NDArray[Any]], prefix: str
-    ) -> tuple[dict[str, NDArray[Any]], str]:
+    def _update(self, reply: Reply, model: Arrays, memory: Image, prefix: str) -> tuple[dict[str, NDArray[Any]], str]:
         """Return the arrays to store and, where they are of no use, the reason.
 
         A client may answer with a part of the arrays that it was sent; that part is kept.
@@ -330,7 +328,7 @@ class Writer:
                 if reply.kind == "delta":
                     # In the model's own precision: the difference of two large numbers may be small.
                     wide = np.result_type(returned.dtype, np.float32)
-                    buffer = _buffer(returned.shape, np.float32, memory, key)
+                    buffer = memory.place(key, returned.shape, np.float32)
                     arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
                 else:
                     arrays[key] = _copy(returned, np.float32, memory, key)
@@ -340,13 +338,15 @@ class Writer:
                     failure = f"{name} holds values that are not finite"
         return arrays, failure
 
-    def _write(self, server_round: int, header: str | None, tensors: Arrays, line: dict[str, Any]) -> None:
+    def _write(
+        self, server_round: int, header: str | None, tensors: Arrays, line: dict[str, Any], memory: Image
+    ) -> None:
         shard = self._path / f"round-{server_round:06d}.safetensors"
         try:
             if header is not None:
                 _replace(self._path / HEADER, header)
             halved = "update/" if self._settings.dtype == "bfloat16" else None
-            _shard.write(shard, tensors, halved, self._pages, server_round)
+            memory.write(shard, Plan.of(tensors, halved, server_round), past_cache=self._past_cache)
             line |= {"shard": shard.name, "bytes": shard.stat().st_size}
             with (self._path / INDEX).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
@@ -396,16 +396,10 @@ def _cut(path: Path, last: int) -> None:
         raise StoreError(f"{path} cannot be gone on with: {error}") from error
 
 
-def _copy(array: Any, dtype: Any, memory: dict[str, NDArray[Any]], key: str) -> NDArray[Any]:
-    buffer = _buffer(np.shape(array), dtype, memory, key)
+def _copy(array: Any, dtype: Any, memory: Image, key: str) -> NDArray[Any]:
+    buffer = memory.place(key, np.shape(array), dtype)
     np.copyto(buffer, array, casting="unsafe")
     return buffer
-
-
-def _buffer(shape: tuple[int, ...], dtype: Any, memory: dict[str, NDArray[Any]], key: str) -> NDArray[Any]:
-    if key not in memory or memory[key].shape != shape or memory[key].dtype != dtype:
-        memory[key] = np.empty(shape, dtype)
-    return memory[key]
 
 
 def _replace(path: Path, text: str) -> None:
