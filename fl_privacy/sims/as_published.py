@@ -41,7 +41,9 @@ def claims_of(
     run: Path,
     context: Mapping[str, Any],
 ) -> list[Claim]:
-    """Make every attack's claims by the rules of the published study; none under another protocol.
+    """Make every attack's claims by the rules of the published study.
+
+    There are none under another protocol, and none of an attribute that is a number: the study has no rule for it.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ def claims_of(
     context : mapping
         Fields of every claim.
     """
-    if settings.protocol.name != "as-published":
+    if settings.protocol.name != "as-published" or not question.auxiliary.classes:
         return []
     federation, private = settings.federation, question.private
     claims = []

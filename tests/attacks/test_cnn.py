@@ -14,7 +14,7 @@ from toy_federation import federation
 from fl_privacy.attacks import Auxiliary, make_attacks
 from fl_privacy.attacks.attribute import PublishedCNN, cnn
 from fl_privacy.attacks.attribute._standardise import standards
-from fl_privacy.attacks.attribute.cnn import measure_speed
+from fl_privacy.attacks.attribute.cnn_speed import measure_speed
 from fl_privacy.attacks.base import on_layers
 from fl_privacy.attacks.evaluate import evaluate
 from fl_privacy.errors import UserError
@@ -296,7 +296,7 @@ def test_steps_are_those_of_the_published_adam():
     (standard,), _ = standards(own, find_layers(SHAPES)[:1])
     arrays = standard.read(own)
     torch.manual_seed(0)
-    network, optimiser = cnn._start(standard, 2, 0.0, torch.device("cpu"))
+    network, optimiser = cnn.start_network(standard, 2, 0.0, torch.device("cpu"))
     theta = {name: p.detach().double().clone() for name, p in network.named_parameters()}
     first = {name: torch.zeros_like(p) for name, p in theta.items()}
     second = {name: torch.zeros_like(p) for name, p in theta.items()}
@@ -310,7 +310,7 @@ def test_steps_are_those_of_the_published_adam():
             first[name] = 0.9 * first[name] + 0.1 * gradient
             second[name] = 0.98 * second[name] + 0.02 * gradient**2
             p -= 1e-4 * (first[name] / (1 - 0.9**step)) / ((second[name] / (1 - 0.98**step)).sqrt() + 1e-9)
-        assert cnn._step(network, optimiser, arrays, labels) == pytest.approx(float(loss.detach()), rel=1e-5)
+        assert cnn.train_step(network, optimiser, arrays, labels) == pytest.approx(float(loss.detach()), rel=1e-5)
     norm = "convolutions.8.bias"  # the bias before a batch norm has no gradient but rounding, which Adam blows up
     for name, p in network.named_parameters():
         if name != norm:

@@ -6,6 +6,7 @@ import json
 import tomllib
 from importlib import resources
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from fl_privacy.attacks.files import read_result
 from fl_privacy.config import SimulationFile, load
 from fl_privacy.published.compare import comparison
 from fl_privacy.published.departures import departures
+from fl_privacy.sims.as_published import claims_of as claims_of_run
 from fl_privacy.sims.run import run
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.updates import Labels, UpdateStore
@@ -113,6 +115,13 @@ def test_claims_count_every_update(finished: Path) -> None:
     assert uar["low"] is None
     assert not uar["primary"]
     assert {"layer": "last", "dropout": 0.2, "folds": 1, "attack": "cnn"}.items() <= uar["conditions"].items()
+
+
+def test_a_numeric_attribute_and_another_protocol_have_no_such_claims(tmp_path: Path) -> None:
+    file = preset("feng2021-fedsgd")[0]
+    for settings, classes in ((file, ()), (load("federated-ser"), ("female", "male"))):
+        question: Any = SimpleNamespace(auxiliary=SimpleNamespace(classes=classes))
+        assert claims_of_run(settings, [], question, tmp_path, {}) == []
 
 
 def test_controlled_claims_stay_as_they_are(finished: Path) -> None:

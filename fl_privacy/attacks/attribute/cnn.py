@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
 
     from fl_privacy.models.published_cnn import LayerCNN
 
-_BATCH = 20
+BATCH = 20
 _COUNT_FROM = 30
-_VALIDATION = 0.2
+VALIDATION = 0.2
 _FEWEST = 5
 
 _log = logging.getLogger(__name__)
@@ -155,7 +154,7 @@ class PublishedCNN(ReadsLayers):
         UserError
             Where the attribute is a number, a layer is not there, or too few updates can be read.
         """
-        own, truth, found = self._learnt_from(updates, labels, auxiliary)
+        own, truth, found = self.learnt_from(updates, labels, auxiliary)
         self.layers_ = tuple(standard.layer for standard in found)
         self._standards, self._classes = found, len(auxiliary.classes)
         trained = [self._train(standard, own, truth) for standard in found]
@@ -175,9 +174,9 @@ class PublishedCNN(ReadsLayers):
         """
         held = np.flatnonzero(holding(updates, self.layers_))
         logs = np.zeros((len(updates), self._classes))
-        with _one_thread():
-            for start in range(0, len(held), _BATCH):
-                rows = held[start : start + _BATCH]
+        with one_thread():
+            for start in range(0, len(held), BATCH):
+                rows = held[start : start + BATCH]
                 logs[rows] = self._fused([updates[i] for i in rows.tolist()])
         return logs[:, 1] - logs[:, 0] if self._classes == 2 else logs
 
@@ -197,7 +196,7 @@ class PublishedCNN(ReadsLayers):
 
     # ------------------------------------------------------------------ training
 
-    def _learnt_from(
+    def learnt_from(
         self, updates: Sequence[Update], labels: NDArray[Any], auxiliary: Auxiliary
     ) -> tuple[list[Update], NDArray[np.int64], tuple[Standard, ...]]:
         """Return the updates that can be read, their labels, and how to standardise each layer."""
@@ -220,20 +219,20 @@ class PublishedCNN(ReadsLayers):
         """Train the network of one layer; return it as it was after the epoch that is kept."""
         import torch
 
-        schedule, device = self.schedule, _device(self.device)
+        schedule, device = self.schedule, device_of(self.device)
         learning, checking = _split(len(updates), self.seed)
         history: list[Epoch] = []
         best, kept, state = -1.0, 0, {}
-        with _one_thread(), own_randomness("published-cnn", self.seed, standard.layer.name):
-            network, optimiser = _start(standard, self._classes, schedule.dropout, device)
+        with one_thread(), own_randomness("published-cnn", self.seed, standard.layer.name):
+            network, optimiser = start_network(standard, self._classes, schedule.dropout, device)
             plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimiser, factor=0.2, patience=3, min_lr=1e-6)
             for epoch in range(1, schedule.epochs + 1):
                 rate = float(optimiser.param_groups[0]["lr"])
                 total = 0.0
-                for batch in _batches(learning):
+                for batch in batches(learning):
                     arrays = standard.read([updates[i] for i in batch])
-                    total += _step(network, optimiser, arrays, labels[batch]) * len(batch)
-                loss, uar = _check(network, standard, [updates[i] for i in checking], labels[checking])
+                    total += train_step(network, optimiser, arrays, labels[batch]) * len(batch)
+                loss, uar = validate(network, standard, [updates[i] for i in checking], labels[checking])
                 plateau.step(loss)
                 history.append(Epoch(total / len(learning), loss, uar, rate))
                 _log.info(
@@ -250,72 +249,10 @@ class PublishedCNN(ReadsLayers):
         return network.eval(), tuple(history), kept
 
 
-@dataclass(frozen=True)
-class Speed:
-    """Seconds that the attack takes for one update, of all its layers together.
-
-    Attributes
-    ----------
-    read : float
-        To learn means and spreads.
-    trained : float
-        In each epoch, of an update that is learnt from.
-    scored : float
-        In each epoch of an update for validation, and once of a private one.
-    updates : int
-        How many were trained on to measure it.
-    """
-
-    read: float
-    trained: float
-    scored: float
-    updates: int
-
-    def of_fit(self, updates: int, epochs: int) -> float:
-        """Extrapolate to the training on so many updates for so many epochs."""
-        return updates * (self.read + epochs * ((1 - _VALIDATION) * self.trained + _VALIDATION * self.scored))
-
-
-def measure_speed(
-    attack: PublishedCNN,
-    updates: Sequence[Update],
-    labels: NDArray[Any],
-    auxiliary: Auxiliary,
-    *,
-    seconds: float = 60.0,
-) -> Speed:
-    """Train on batches for so many seconds, at least one batch a layer, and say how long an update takes.
-
-    Parameters are as for `PublishedCNN.fit`; the attack stays as it is.
-    """
-    start = perf_counter()
-    own, truth, found = attack._learnt_from(updates, labels, auxiliary)
-    read = (perf_counter() - start) / len(updates)
-    trained = scored = 0.0
-    count = 0
-    for standard in found:
-        with _one_thread(), own_randomness("published-cnn", attack.seed, standard.layer.name):
-            network, optimiser = _start(
-                standard, len(auxiliary.classes), attack.schedule.dropout, _device(attack.device)
-            )
-            start, done = perf_counter(), 0
-            while not done or perf_counter() - start < seconds / len(found):
-                for batch in _batches(np.arange(len(own))):
-                    _step(network, optimiser, standard.read([own[i] for i in batch]), truth[batch])
-                    done += len(batch)
-                    if perf_counter() - start >= seconds / len(found):
-                        break
-            trained += (perf_counter() - start) / done
-            start, batch = perf_counter(), np.arange(min(_BATCH, len(own)))
-            _check(network, standard, [own[i] for i in batch], truth[batch])
-            scored += (perf_counter() - start) / len(batch)
-            count += done
-    return Speed(read, trained, scored, count)
-
-
-def _start(
+def start_network(
     standard: Standard, classes: int, dropout: float, device: torch.device
 ) -> tuple[LayerCNN, torch.optim.Optimizer]:
+    """Make a layer's network and its optimiser."""
     import torch
 
     from fl_privacy.models.published_cnn import LayerCNN
@@ -327,7 +264,7 @@ def _start(
     return network, optimiser
 
 
-def _step(
+def train_step(
     network: LayerCNN,
     optimiser: torch.optim.Optimizer,
     arrays: Sequence[NDArray[np.float32]],
@@ -346,14 +283,14 @@ def _step(
     return float(loss.detach())
 
 
-def _check(
+def validate(
     network: LayerCNN, standard: Standard, updates: Sequence[Update], labels: NDArray[np.int64]
 ) -> tuple[float, float]:
     """Return mean loss and UAR."""
     log = np.concatenate(
         [
-            _log_probabilities(network, standard.read(updates[start : start + _BATCH]))
-            for start in range(0, len(updates), _BATCH)
+            _log_probabilities(network, standard.read(updates[start : start + BATCH]))
+            for start in range(0, len(updates), BATCH)
         ]
     )
     right = log.argmax(axis=1) == labels
@@ -380,25 +317,26 @@ def _tensors(network: LayerCNN, arrays: Sequence[NDArray[np.float32]]) -> list[t
 def _split(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return who is learnt from and who is kept for validation, drawn over updates."""
     order = np.random.default_rng([seed, 80]).permutation(count)
-    cut = count - math.ceil(_VALIDATION * count)
+    cut = count - math.ceil(VALIDATION * count)
     return order[:cut], order[cut:]
 
 
-def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+def batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Yield the rows in random order, 20 at a time; a last one by itself joins the batch before."""
     import torch
 
     order = rows[torch.randperm(len(rows)).numpy()]
     start = 0
     while start < len(order):
-        end = start + _BATCH
+        end = start + BATCH
         if len(order) - end == 1:  # batch normalisation has nothing to go by in one tiny map
             end += 1
         yield order[start:end]
         start = end
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """Return the device of this name, once it has been used; a `UserError` where it cannot be."""
     import torch
 
     if name == "auto":
@@ -412,7 +350,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Run torch on one thread: sums over several differ in their last bits."""
     import torch
 
