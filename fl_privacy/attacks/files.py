@@ -61,9 +61,10 @@ def scores_csv(evaluation: Evaluation) -> str:
     rows: list[dict[str, Any]] = []
     for name, audit in [*evaluation.audits.items(), *evaluation.blind.items()]:
         for unit in ("client", "speaker"):
-            keys = audit.keys(unit)
-            if keys is None:
+            if unit == "client" and audit.clients is None:
                 continue
+            keys = audit.keys(unit)
+            assert keys is not None
             whole = audit.rebuilt(audit.combined(unit), None)
             clients = np.unique(keys) if unit == "client" else np.full(len(whole.groups), "")
             told = whole.columns()

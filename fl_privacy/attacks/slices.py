@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fl_privacy.audit import AnyAudit, Claim
 from fl_privacy.audit._units import Units
+from fl_privacy.audit.leaks import drawn_rows
 from fl_privacy.errors import UserError
 
 LEAKED = (1, 3, 5, 10)
@@ -86,36 +87,28 @@ def slices_of(
         Where a window holds no round.
     """
     unit = "speaker" if linked or audit.clients is None else "client"
-    names = audit.keys(unit)
-    assert names is not None
-    rng = np.random.default_rng([seed, 21])
-    places = [_places(names, rng) for _ in range(_DRAWS)]
-    for number in sorted(set(leaked)):
-        yield Slice({"leaked_updates": number}, unit, tuple(_part(audit, unit, place < number) for place in places))
-    yield Slice({"leaked_updates": "all"}, unit, (_part(audit, unit, np.ones(len(names), dtype=np.bool_)),))
+    for number, drawn in drawn_rows(audit, unit, sorted(set(leaked)), draws=_DRAWS, seed=seed).items():
+        rows = np.arange(len(drawn.groups))
+        draws = tuple(_bare(drawn.select(rows % _DRAWS == draw)) for draw in range(_DRAWS))
+        yield Slice({"leaked_updates": number}, unit, draws)
+    yield Slice({"leaked_updates": "all"}, unit, (_part(audit, unit, np.arange(len(audit.groups))),))
     times = np.asarray(rounds)
     for first, last in _windows(times) if windows is None else windows:
-        inside = (times >= first) & (times <= last)
-        if not inside.any():
+        inside = np.flatnonzero((times >= first) & (times <= last))
+        if not len(inside):
             raise UserError(f"no captured round from {first} to {last}: rounds are {times.min()} to {times.max()}")
         if len(np.unique(audit.truth[inside])) > 1:  # else there is nothing to tell apart
             yield Slice({"rounds": f"{first}-{last}"}, unit, (_part(audit, unit, inside),))
 
 
-def _places(units: NDArray[Any], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Number the rows of each unit in a random order, from 0."""
-    order = rng.permutation(len(units))
-    by_unit = order[np.argsort(units[order], kind="stable")]
-    sorted_units = units[by_unit]
-    starts = np.flatnonzero(np.r_[True, sorted_units[1:] != sorted_units[:-1]])
-    place = np.empty(len(units), dtype=np.int64)
-    place[by_unit] = np.arange(len(units)) - np.repeat(starts, np.diff(np.r_[starts, len(units)]))
-    return place
-
-
-def _part(audit: AnyAudit, unit: str, rows: NDArray[np.bool_]) -> AnyAudit:
+def _part(audit: AnyAudit, unit: str, rows: NDArray[np.int64]) -> AnyAudit:
     """Return an audit of the units' evidence from some rows, one row a unit."""
     return audit.rebuilt(audit.select(rows).combined(unit), None)
+
+
+def _bare(audit: AnyAudit) -> AnyAudit:
+    """Return an audit of the same rows that knows no clients: a row is a unit already."""
+    return audit.rebuilt(audit.combined("update"), None)
 
 
 def _windows(rounds: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -251,10 +251,13 @@ class AnyAudit(ABC):
 
     def _combined(self, keys: Names | None) -> Units:
         rows = Units(self.evidence, self.truth, self.groups)
-        correlation = {"sum": 0.0, "mean": 1.0}.get(str(self.aggregate))
-        return (
-            rows if keys is None else rows.combined(keys, float(self.aggregate) if correlation is None else correlation)
-        )
+        return rows if keys is None else rows.combined(keys, self.dependence)
+
+    @property
+    def dependence(self) -> float:
+        """How far the evidence of a speaker's rows is the same evidence: 0 where it is summed, 1 where averaged."""
+        known = {"sum": 0.0, "mean": 1.0}.get(str(self.aggregate))
+        return float(self.aggregate) if known is None else known
 
     @cached_property
     def _speakers(self) -> Units:

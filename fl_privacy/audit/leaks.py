@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..errors import UserError
 from .base import AnyAudit
@@ -68,7 +68,7 @@ def leaked_curve(
     if draws < 1 or any(n is not None and n < 1 for n in counts):
         raise UserError(f"At least one draw of at least one update: got draws={draws}, counts={tuple(counts)}.")
     whole = audit.headline_estimate(unit)
-    drawn = _drawn(audit, keys, [n for n in counts if n is not None], draws, np.random.default_rng(seed))
+    drawn = drawn_rows(audit, unit, [n for n in counts if n is not None], draws=draws, seed=seed)
     shared: Mapping[str, Any] = {"attack": audit.name, **context, "unit": unit, "metric": audit.headline}
     claims = []
     for n in counts:
@@ -103,8 +103,13 @@ def in_rounds(audit: A, rounds: ArrayLike, first: float = -np.inf, last: float =
     return audit.select((numbers >= first) & (numbers <= last))
 
 
-def _drawn(audit: A, keys: NDArray[Any], counts: Sequence[int], draws: int, rng: np.random.Generator) -> dict[int, A]:
-    """For each N an audit with a row for every draw of every unit."""
+def drawn_rows(audit: A, unit: str, counts: Sequence[int], *, draws: int = 10, seed: int = 0) -> dict[int, A]:
+    """For each N an audit with `draws` rows for every unit, one behind the other, units in sorted order.
+
+    Parameters are as for `leaked_curve`.
+    """
+    keys, rng = audit.keys(unit), np.random.default_rng(seed)
+    assert keys is not None
     codes = np.unique(keys, return_inverse=True)[1]
     evidence: dict[int, list[Floats]] = {n: [] for n in counts}
     firsts: list[int] = []
@@ -114,6 +119,6 @@ def _drawn(audit: A, keys: NDArray[Any], counts: Sequence[int], draws: int, rng:
         firsts += [int(members[0])] * draws
         for n in counts:
             taken = min(n, members.size)
-            evidence[n].append(running[:, taken - 1] / (taken if audit.aggregate == "mean" else 1))
+            evidence[n].append(running[:, taken - 1] / (1 + (taken - 1) * audit.dependence))
     rows = np.array(firsts)
     return {n: audit.taken(np.concatenate(evidence[n]), rows) for n in counts}

@@ -69,7 +69,9 @@ def test_without_numbers_nothing_is_added():
 def test_scores_of_the_private_updates_come_first():
     leaked = LeakedMeans.of(observed({"a": 3, "d": 3}), [2])
     n = len(leaked.observed.updates)
-    only, of_all = leaked.split(Scores(np.arange(n, dtype=float), np.arange(n) / 7, 0.5, "", np.arange(2.0 * n).reshape(2, n)))
+    only, of_all = leaked.split(
+        Scores(np.arange(n, dtype=float), np.arange(n) / 7, 0.5, "", np.arange(2.0 * n).reshape(2, n))
+    )
     np.testing.assert_array_equal(only.scores, np.arange(6))
     np.testing.assert_array_equal(only.permuted, [np.arange(6), n + np.arange(6)])
     np.testing.assert_array_equal(of_all, np.arange(n))
