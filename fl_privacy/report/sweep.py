@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.audit import Claim, metrics
-from fl_privacy.audit.intervals import auc_interval
-from fl_privacy.audit.reading import TITLES, columns, of_two
+from fl_privacy.audit import Claim
+from fl_privacy.audit.files import read_units
+from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.report import heat, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section, page, write_page
-from fl_privacy.report.run import PERMUTATIONS, printable
+from fl_privacy.report.run import PERMUTATIONS, Run, printable
 from fl_privacy.report.swept import Sweep, Swept, in_words, short_names
 
 
@@ -99,14 +99,18 @@ def best_of(sweep: Sweep, metric: str) -> Best | None:
 
 
 def _corrected(sweep: Sweep, cell: Swept, claim: Claim, among: int) -> tuple[float, float]:
-    if claim.metric != "auc" or not of_two(cell.run.main):
-        raise ValueError("the correction is for an AUC of two values alone")
     if claim.low is None or claim.confidence is None:
         raise ValueError(claim.reason or "the claim has no interval")
-    split = sweep.scored(cell).split(claim.attack)
-    if split is None or not math.isclose(metrics.auc(split[1], split[0]), claim.value or 0.0, abs_tol=1e-9):
+    rows = sweep.scores(cell)
+    classes = Run.of(cell.run.result, rows).classes
+    mine = [row for row in rows if row["attack"] == claim.attack]
+    audits = read_units(mine, positive=classes and classes[1], confidence=1 - (1 - claim.confidence) / among)
+    found = audits[claim.attack].headline_estimate() if audits else None
+    if found is None or found.value is None or not math.isclose(found.value, claim.value or 0.0, abs_tol=1e-9):
         raise ValueError("scores.csv does not hold the scores behind the claim")
-    return auc_interval(split[1], split[0], confidence=1 - (1 - claim.confidence) / among)
+    if found.low is None or found.high is None:
+        raise ValueError(found.reason or "there is none")
+    return found.low, found.high
 
 
 # ------------------------------------------------------------------ sections

@@ -110,9 +110,9 @@ class Sweep:
                 if claim is not None:
                     yield cell, claim
 
-    def scored(self, cell: Swept) -> Run:
-        """Return a cell's result with its scores."""
-        return Run.of(cell.run.result, read_scores(self.root / cell.path / "scores.csv"))
+    def scores(self, cell: Swept) -> list[dict[str, str]]:
+        """Return the rows of a cell's scores.csv."""
+        return read_scores(self.root / cell.path / "scores.csv")
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
