@@ -12,8 +12,9 @@ import torchaudio
 
 from fl_privacy.config import SimulationFile, load
 from fl_privacy.errors import UserError
+from fl_privacy.report import toml
 from fl_privacy.sims.federated_ser import FederatedSER
-from fl_privacy.sims.sweep import _toml, _warm
+from fl_privacy.sims.sweep import _warm
 from fl_privacy.training import read_federation
 from fl_privacy.training.shards import read_client
 from tests.sims.test_run import SMALL
@@ -94,7 +95,7 @@ def test_speech_model_features_from_a_file(tmp_path: Path) -> None:
         options = {{ speakers = 6, utterances = 4, seed = 2 }}
         [features]
         name = "ssl"
-        options = {_toml(options)}
+        options = {toml._value(options)}
         [[attack]]
         name = "raw-linear"
         """
