@@ -59,19 +59,11 @@ def train_shadow(folder: Path, clients: int, run_config: Mapping[str, Any], trai
 
         local(folder, clients, dict(run_config), trained)
         return
-    plan = FederationPlan(
-        data=Path(str(run_config["data"])),
-        client=ClientSettings.read(run_config),
-        rounds=int(run_config["num-server-rounds"]),
-        clients_per_round=int(run_config["clients-per-round"]),
-        dropout=float(run_config["dropout"]),
-        fraction_evaluate=float(run_config["fraction-evaluate"]),
-    )
     store, observe = store_of(run_config), str(run_config["observe"])
     kept = store.settings
     seen = observation(observe, every=kept.every, clients=kept.clients, arrays=kept.arrays)  # type: ignore[arg-type]
     history = federate(
-        plan,
+        plan_of(run_config),
         store,
         ThreatModel(observes=seen, owns=str(run_config["owns"])),
         observe,  # type: ignore[arg-type]
@@ -79,6 +71,18 @@ def train_shadow(folder: Path, clients: int, run_config: Mapping[str, Any], trai
         trained=trained,
     )
     write_utility(str(run_config["utility"]), history.classes, history.test, history.validation)
+
+
+def plan_of(run_config: Mapping[str, Any]) -> FederationPlan:
+    """Return the federation that a run configuration describes; see `train_shadow`."""
+    return FederationPlan(
+        data=Path(str(run_config["data"])),
+        client=ClientSettings.read(run_config),
+        rounds=int(run_config["num-server-rounds"]),
+        clients_per_round=int(run_config["clients-per-round"]),
+        dropout=float(run_config["dropout"]),
+        fraction_evaluate=float(run_config["fraction-evaluate"]),
+    )
 
 
 def train_shadows(
