@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import Strategy
 
 from fl_privacy.clients import ser
-from fl_privacy.clients.mods import identity_mod
+from fl_privacy.clients.mods import identity_mod, reproducible_mod
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training import ClientData, write_federation
 
@@ -31,8 +31,23 @@ app = ClientApp(mods=[identity_mod])
 def train(message: Message, context: Context) -> Message:
     """Answer as the SER ClientApp does, with settings from the message."""
     settings = json.loads(str(message.content.config_records["config"]["settings"]))
+    return ser.train(message, _told(context, settings))
+
+
+def configured(run_config: UserConfig) -> ClientApp:
+    """Return the SER ClientApp with a run configuration, for a Flower simulation that has none."""
+    app = ClientApp(mods=[reproducible_mod])
+
+    @app.train()
+    def train(message: Message, context: Context) -> Message:
+        return ser.train(message, _told(context, run_config))
+
+    return app
+
+
+def _told(context: Context, run_config: UserConfig) -> Context:
     # A context of its own: under Ray the run configuration of the one that comes cannot be changed.
-    return ser.train(message, Context(context.run_id, context.node_id, context.node_config, context.state, settings))
+    return Context(context.run_id, context.node_id, context.node_config, context.state, run_config)
 
 
 def write_data(folder: Path, clients: int) -> None:

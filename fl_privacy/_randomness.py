@@ -18,13 +18,22 @@ def seed_streams(*key: Any) -> None:
     """
     import torch
 
-    digest = hashlib.sha256(repr(key).encode()).digest()
+    digest = _digest(key)
     random.seed(digest)
     np.random.seed(np.frombuffer(digest[:16], dtype=np.uint32))  # noqa: NPY002
     # torch.manual_seed would also visit every accelerator, which costs more than all else here.
     torch.default_generator.manual_seed(int.from_bytes(digest[16:23], "little"))
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.manual_seed_all(int.from_bytes(digest[16:23], "little"))
+
+
+def python_stream(*key: Any) -> random.Random:
+    """Return a stream that gives what `random` would after `seed_streams`, and leaves the global ones alone."""
+    return random.Random(_digest(key))
+
+
+def _digest(key: tuple[Any, ...]) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()
 
 
 @contextmanager

@@ -68,7 +68,8 @@ def evaluate(message: Message, context: Context) -> Message:
     data = read_client(_folder(context), int(context.node_config[PARTITION]))
     model, sent, _ = _desk(context)
     sent.fill({name: view(array.data) for name, array in message.content.array_records["arrays"].items()})
-    right = model.predict(sent, data["validation_features"]) == data["validation_labels"]
+    model.load(sent)
+    right = model.predict(data["validation_features"]) == data["validation_labels"]
     accuracy = float(right.float().mean()) if len(right) else 0.0
     metrics = MetricRecord({"num-examples": max(len(right), 1), "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -59,7 +59,23 @@ def train_shadow(folder: Path, clients: int, run_config: Mapping[str, Any], trai
 
         local(folder, clients, dict(run_config), trained)
         return
-    plan = FederationPlan(
+    store, observe = store_of(run_config), str(run_config["observe"])
+    kept = store.settings
+    seen = observation(observe, every=kept.every, clients=kept.clients, arrays=kept.arrays)  # type: ignore[arg-type]
+    history = federate(
+        plan_of(run_config),
+        store,
+        ThreatModel(observes=seen, owns=str(run_config["owns"])),
+        observe,  # type: ignore[arg-type]
+        make_hooks=functools.partial(make_defenses, settings),
+        trained=trained,
+    )
+    write_utility(str(run_config["utility"]), history.classes, history.test, history.validation)
+
+
+def plan_of(run_config: Mapping[str, Any]) -> FederationPlan:
+    """Return the federation that a run configuration describes; see `train_shadow`."""
+    return FederationPlan(
         data=Path(str(run_config["data"])),
         client=ClientSettings.read(run_config),
         rounds=int(run_config["num-server-rounds"]),
@@ -68,18 +84,6 @@ def train_shadow(folder: Path, clients: int, run_config: Mapping[str, Any], trai
         fraction_evaluate=float(run_config["fraction-evaluate"]),
         initial_seed=int(run_config.get("initial-seed", run_config["seed"])),
     )
-    store, observe = store_of(run_config), str(run_config["observe"])
-    kept = store.settings
-    seen = observation(observe, every=kept.every, clients=kept.clients, arrays=kept.arrays)  # type: ignore[arg-type]
-    history = federate(
-        plan,
-        store,
-        ThreatModel(observes=seen, owns=str(run_config["owns"])),
-        observe,  # type: ignore[arg-type]
-        make_hooks=functools.partial(make_defenses, settings),
-        trained=trained,
-    )
-    write_utility(str(run_config["utility"]), history.classes, history.test, history.validation)
 
 
 def train_shadows(

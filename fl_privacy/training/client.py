@@ -114,7 +114,7 @@ class LocalModel:
             self._steps.gradient(theta, features, labels, batch, out)
             apply_hook(hook, out)
             return len(batch)
-        self._load(theta)
+        self.load(theta)
         gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook)
         for name, tensor in out.tensors.items():
             # Layers that a defense froze have no gradient.
@@ -130,20 +130,20 @@ class LocalModel:
         if self._steps is not None:
             self._steps.train(theta, features, labels, **told)
         else:
-            self._load(theta)
+            self.load(theta)
             train_epochs(self.network, features, labels, **told)
             for name, tensor in theta.tensors.items():
                 tensor.copy_(self._parameters[name])
         return len(features) * settings.local_epochs
 
-    def predict(self, theta: Flat, features: Tensor) -> Tensor:
-        """Return the most likely class of each example, dropout off."""
-        self._load(theta)
-        return predict(self.network, features)
-
-    def _load(self, theta: Flat) -> None:
+    def load(self, theta: Flat) -> None:
+        """Set the network's parameters, for `predict`."""
         for name, parameter in self._parameters.items():
             parameter.copy_(theta.tensors[name])
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Return the most likely class of each example, dropout off, under the parameters last loaded."""
+        return predict(self.network, features)
 
 
 def learning_rate(run_config: Mapping[str, Any]) -> float:
@@ -161,7 +161,7 @@ def make_network(inputs: int, classes: int, dropout: float, defenses: Sequence[H
 
 def initial_network(inputs: int, classes: int, dropout: float, defenses: Sequence[Hooks], seed: int) -> nn.Module:
     """Make the network with the parameters that a federation of this seed begins with."""
-    torch.default_generator.manual_seed(_torch_seed(np.random.SeedSequence([seed, 0])))
+    seed_torch(np.random.SeedSequence([seed, 0]))
     return make_network(inputs, classes, dropout, defenses)
 
 
@@ -209,8 +209,7 @@ def local_update(
         If a value of the update is not finite.
     """
     sequence = np.random.SeedSequence([settings.seed, server_round, partition])
-    # torch.manual_seed would visit every accelerator as well, which costs as much as the gradient.
-    torch.default_generator.manual_seed(_torch_seed(sequence))
+    seed_torch(sequence)
     rng = np.random.default_rng(sequence.spawn(1)[0]) if defenses else None
 
     def guard(gradient: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -241,5 +240,7 @@ def local_update(
     return Answer("gradient" if gradient and step is None else "weights", examples)
 
 
-def _torch_seed(sequence: np.random.SeedSequence) -> int:
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+def seed_torch(sequence: np.random.SeedSequence) -> None:
+    """Seed torch's default generator: that of a client's round by the sequence of [seed, round, partition]."""
+    # torch.manual_seed would visit every accelerator as well, which costs as much as the gradient.
+    torch.default_generator.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))

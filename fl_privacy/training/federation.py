@@ -7,7 +7,6 @@ is not needed for it.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy._processes import one_thread
-from fl_privacy._randomness import kept_streams, own_randomness
+from fl_privacy._processes import keep_freed_memory, one_thread
+from fl_privacy._randomness import kept_streams, python_stream
 from fl_privacy.errors import UserError
 from fl_privacy.training._clients import Clients, MakeHooks
 from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
@@ -62,6 +61,28 @@ class FederationPlan:
     dropout: float
     fraction_evaluate: float = 0.0
     initial_seed: int | None = None
+
+    def sample(self, server_round: int, what: str, clients: int, number: int) -> list[int]:
+        """Draw some of the clients as FedAvg does under `Reproducible`, which sorts them.
+
+        Parameters
+        ----------
+        server_round : int
+        what : {"configure_train", "configure_evaluate"}
+        clients : int
+            How many there are.
+        number : int
+            How many are drawn.
+        """
+        stream = python_stream("server", self.client.seed, server_round, what)
+        return sorted(stream.sample(range(clients), number))
+
+    def told(self, server_round: int) -> Told:
+        """Return what Flower's message tells the clients of a round beside the model."""
+        fedsgd = self.client.algorithm == "fedsgd"
+        config: dict[str, Any] = {"reply": "gradient", "learning-rate": self.client.learning_rate} if fedsgd else {}
+        config["server-round"] = server_round
+        return Told("train", (("arrays", "arrays", {}), ("config", "config", config)))
 
 
 @dataclass(frozen=True)
@@ -116,6 +137,7 @@ def federate(
     facts = read_federation(plan.data)
     if not 1 <= plan.clients_per_round <= facts.clients:
         raise UserError(f"clients_per_round = {plan.clients_per_round}, but {plan.data} has {facts.clients} clients")
+    keep_freed_memory()
     with kept_streams(), one_thread():
         first = plan.client.seed if plan.initial_seed is None else plan.initial_seed
         network = initial_network(facts.inputs, len(facts.classes), plan.dropout, make_hooks(), first)
@@ -128,7 +150,8 @@ def federate(
         def look(server_round: int) -> None:
             labels = test["test_labels"]
             if len(labels):
-                predicted = loop.model.predict(theta, test["test_features"])
+                loop.model.load(theta)
+                predicted = loop.model.predict(test["test_features"])
                 history.test[server_round] = held_out_scores(predicted.numpy(), labels.numpy())
 
         look(0)
@@ -137,7 +160,7 @@ def federate(
             for server_round in range(1, plan.rounds + 1):
                 replies = loop.train(theta, server_round)
                 if store.wants(server_round):
-                    store.append(server_round, [theta.arrays], replies, [loop.told(server_round)])
+                    store.append(server_round, [theta.arrays], replies, [plan.told(server_round)])
                 loop.aggregate(theta, replies)
                 if (accuracy := loop.validate(theta, server_round)) is not None:
                     history.validation[server_round] = accuracy
@@ -160,15 +183,8 @@ class _Loop:
 
     def train(self, theta: Flat, server_round: int) -> list[Reply]:
         """Let some clients answer, in the order of their numbers."""
-        chosen = sorted(self._sample(server_round, "configure_train", self._plan.clients_per_round))
+        chosen = self._plan.sample(server_round, "configure_train", self._number, self._plan.clients_per_round)
         return [self._clients.answer(client, server_round, theta, row) for row, client in enumerate(chosen)]
-
-    def told(self, server_round: int) -> Told:
-        """Return what Flower's message would tell the clients of a round."""
-        fedsgd = self._settings.algorithm == "fedsgd"
-        config: dict[str, Any] = {"reply": "gradient", "learning-rate": self._settings.learning_rate} if fedsgd else {}
-        config["server-round"] = server_round
-        return Told("train", (("arrays", "arrays", {}), ("config", "config", config)))
 
     def aggregate(self, theta: Flat, replies: Sequence[Reply]) -> None:
         """Replace the model by the mean of the answers, or by a step along it, as FedAvg and `FedSGD` do."""
@@ -195,17 +211,13 @@ class _Loop:
             return None
         asked = min(max(int(self._number * fraction), _LEAST_EVALUATED), self._number)
         found = []
-        for client in sorted(self._sample(server_round, "configure_evaluate", asked)):
+        self.model.load(theta)
+        for client in self._plan.sample(server_round, "configure_evaluate", self._number, asked):
             data = self._clients.examples(client)
-            right = self.model.predict(theta, data["validation_features"]) == data["validation_labels"]
+            right = self.model.predict(data["validation_features"]) == data["validation_labels"]
             found.append((max(len(right), 1), float(right.float().mean()) if len(right) else 0.0))
         total = sum(weight for weight, _ in found)
         return sum(accuracy * (weight / total) for weight, accuracy in found)
-
-    def _sample(self, server_round: int, what: str, number: int) -> list[int]:
-        """Draw clients as FedAvg does under `Reproducible`."""
-        with own_randomness("server", self._settings.seed, server_round, what):
-            return random.sample(range(self._number), number)
 
 
 def weighted_mean(answers: NDArray[np.float32], weights: Sequence[float], out: NDArray[np.float32]) -> None:

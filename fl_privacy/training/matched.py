@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_privacy._processes import one_thread
+from fl_privacy._processes import keep_freed_memory, one_thread
 from fl_privacy._randomness import kept_streams
 from fl_privacy.errors import UserError
 from fl_privacy.training._clients import Clients, MakeHooks
@@ -208,6 +208,7 @@ def _replay(job: _Job, told: Tell) -> None:
     """Do some of the rounds."""
     store, plan, replay = UpdateStore(job.store), job.plan, job.replay
     facts = read_federation(plan.data)
+    keep_freed_memory()
     with kept_streams(), one_thread():
         model = LocalModel(make_network(facts.inputs, len(facts.classes), plan.dropout, plan.make_hooks()))
         clients = Clients(plan.data, model, plan.client, replay.a_round, plan.make_hooks, replay.seed)

@@ -8,6 +8,7 @@ here is read back by the library (here and in the tests).
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import mmap
 import os
@@ -73,11 +74,7 @@ class Plan:
             Written into the file, so that a shard cannot pass for that of another round. (One key: several would not
             have an order of their own.)
         """
-        header: dict[str, Any] = {}
-        if server_round is not None:
-            header["__metadata__"] = {"round": str(server_round)}
-        arrays = {}
-        offset = 0
+        arrays, dtypes = {}, []
         for name in sorted(tensors):
             array = np.ascontiguousarray(tensors[name])
             if halved is not None and name.startswith(halved):
@@ -89,22 +86,31 @@ class Plan:
                 elif array.dtype.str[1:] not in _NAMES:
                     array = array.astype(np.float64)
                 dtype = _NAMES[array.dtype.str[1:]]
-            header[name] = {
-                "dtype": dtype,
-                "shape": list(np.shape(tensors[name])),
-                "data_offsets": [offset, offset + array.nbytes],
-            }
-            offset += array.nbytes
             arrays[name] = array
-        text = json.dumps(header, separators=(",", ":")).encode()
-        text += b" " * (-(8 + len(text)) % _ALIGNMENT)
+            dtypes.append(dtype)
         shapes = {name: np.shape(tensors[name]) for name in arrays}
-        return cls(len(text).to_bytes(8, "little") + text, arrays, shapes)
+        sizes = tuple(array.nbytes for array in arrays.values())
+        about = {} if server_round is None else {"__metadata__": {"round": str(server_round)}}
+        text = json.dumps(about, separators=(",", ":"))[:-1]
+        text += "," * bool(about and arrays) + _directory(tuple(shapes.items()), tuple(dtypes), sizes) + "}"
+        text += " " * (-(8 + len(text)) % _ALIGNMENT)
+        return cls(len(text).to_bytes(8, "little") + text.encode(), arrays, shapes)
 
     @property
     def size(self) -> int:
         """Bytes of the file."""
         return len(self.start) + sum(array.nbytes for array in self.arrays.values())
+
+
+@functools.lru_cache(maxsize=64)
+def _directory(shapes: tuple[tuple[str, tuple[int, ...]], ...], dtypes: tuple[str, ...], sizes: tuple[int, ...]) -> str:
+    """Say where a file's arrays are; most files of a store are of one form."""
+    header = {}
+    offset = 0
+    for (name, shape), dtype, size in zip(shapes, dtypes, sizes, strict=True):
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
+        offset += size
+    return json.dumps(header, separators=(",", ":"))[1:-1]
 
 
 class Image:
@@ -152,23 +158,25 @@ class Image:
         """Bring everything to its place."""
         whole = -(-plan.size // mmap.PAGESIZE) * mmap.PAGESIZE
         image = np.frombuffer(self._bytes, np.uint8)
-        first = _address(image)
-        at = len(plan.start)
-        astray = len(image) < whole
-        for array in plan.arrays.values():
+        first, at = _address(image), len(plan.start)
+        misplaced, astray = [], len(image) < whole
+        for name, array in plan.arrays.items():
             place = _address(array) - first
-            astray |= place != at and -array.nbytes < place < len(image) and array.nbytes > 0
+            if place != at:
+                misplaced.append(name)
+                astray |= -array.nbytes < place < len(image) and array.nbytes > 0
             at += array.nbytes
         if astray:  # what lies in the wrong place would be written over
-            self._bytes = mmap.mmap(-1, whole)
+            self._bytes, misplaced = mmap.mmap(-1, whole), list(plan.arrays)
             image = np.frombuffer(self._bytes, np.uint8)
-            first = _address(image)
-        at = len(plan.start)
-        image[:at] = np.frombuffer(plan.start, np.uint8)
+        image[: len(plan.start)] = np.frombuffer(plan.start, np.uint8)
+        if not misplaced and self._places.keys() == plan.arrays.keys():
+            return
+        at, moved = len(plan.start), set(misplaced)
         self._places = {}
         for name, array in plan.arrays.items():
             part = image[at : at + array.nbytes]
-            if _address(array) - first != at:
+            if name in moved:
                 # numpy copies without holding the interpreter's lock, which the federation needs.
                 part[:] = array.reshape(-1).view(np.uint8)
             self._places[name] = part.view(array.dtype).reshape(plan.shapes[name])
