@@ -16,6 +16,8 @@ from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update, describe_layers, resolve_layers
 
 BUILT_IN: dict[str, str] = {
+    "affine-hull": "fl_privacy.attacks.attribute.affine_hull:AffineHull",
+    "class-weighted": "fl_privacy.attacks.attribute.class_weighted:ClassWeighted",
     "gaussian-lr": "fl_privacy.attacks.attribute.gaussian:GaussianLikelihoodRatio",
     "layer-statistics": "fl_privacy.attacks.attribute.layer_statistics:LayerStatistics",
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",

@@ -201,7 +201,7 @@ class _Linear:
     def ours(self, labels: NDArray[Any], left: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
         """Score the attacker's own updates that are left out of learning; say which of them say something."""
         rows: Floats = self._own[left]
-        scorer = self._attack.learn(self._own[~left], labels[None, ~left], self._auxiliary)
+        scorer = self._attack.learn(self._own[~left], labels[None, ~left], self._auxiliary.where(~left))
         said = np.asarray(~np.isnan(rows).any(axis=1))
         return scorer(rows)[0], said
 
