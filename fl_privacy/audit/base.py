@@ -202,6 +202,28 @@ class AnyAudit(ABC):
             raise UserError(f"{self.name}: no rows are left.")
         return self.taken(self.evidence[chosen], chosen)
 
+    def over_speakers(self, scores: ArrayLike) -> Floats:
+        """Another attack's scores of these rows, combined over speakers in the order of `speaker_scores`.
+
+        As `with_scores` and then `speaker_scores` give it, without the checks: for the many attacks that are fitted to
+        permuted labels.
+
+        Parameters
+        ----------
+        scores : array_like, shape (n,) or (n, k)
+
+        Returns
+        -------
+        ndarray, shape (s,) or (s, k)
+        """
+        values = np.asarray(scores, dtype=np.float64)
+        codes, sizes = self._speaker_rows
+        columns = values.reshape(len(values), -1).T
+        found: Floats = np.stack([np.bincount(codes, weights=column) for column in columns], axis=1)
+        if self.aggregate == "mean":
+            found = found / sizes[:, None]
+        return found.reshape(-1, *values.shape[1:])
+
     def per(self, unit: str) -> Self:
         """The audit whose rows are the clients or the speakers, in sorted order, with their evidence combined."""
         clients = None if self.clients is None or unit != "client" else np.unique(self.clients)
@@ -258,6 +280,11 @@ class AnyAudit(ABC):
         """How far the evidence of a speaker's rows is the same evidence: 0 where it is summed, 1 where averaged."""
         known = {"sum": 0.0, "mean": 1.0}.get(str(self.aggregate))
         return float(self.aggregate) if known is None else known
+
+    @cached_property
+    def _speaker_rows(self) -> tuple[NDArray[np.int64], Floats]:
+        codes = np.unique(self.groups, return_inverse=True)[1]
+        return codes, np.bincount(codes).astype(np.float64)
 
     @cached_property
     def _speakers(self) -> Units:

@@ -148,9 +148,9 @@ def hand_till_placements(scores: Floats, codes: NDArray[np.int64]) -> Floats:
     for i, mine in enumerate(rows):
         for j, theirs in enumerate(rows):
             if i != j:
-                margin = scores[:, classes[i]] - scores[:, classes[j]]
-                others = np.sort(margin[theirs])
-                twice = np.searchsorted(others, margin[mine], "left") + np.searchsorted(others, margin[mine], "right")
+                margin, others = (scores[w, classes[i]] - scores[w, classes[j]] for w in (mine, theirs))
+                others.sort()
+                twice = np.searchsorted(others, margin, "left") + np.searchsorted(others, margin, "right")
                 total[mine] += twice / (2.0 * theirs.size)
     return total / (classes.size - 1)
 

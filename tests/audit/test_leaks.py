@@ -150,6 +150,24 @@ def test_speakers_without_rows_drop_out_and_the_counts_say_so():
         audit.select([True, False])
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_over_speakers_are_those_of_their_audit(kind):
+    audit, other = example(kind), example(kind, seed=1)
+    scores = other.predictions if kind == "number" else other.scores
+    found = audit.over_speakers(scores)
+    np.testing.assert_allclose(found, audit.with_scores(scores).speaker_scores()[1], rtol=1e-12)
+    assert audit.headline_value(scores=found) == pytest.approx(audit.with_scores(scores).headline_value())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_audits_per_unit_are_the_same_audits(kind):
+    audit = example(kind)
+    for unit in ("client", "speaker"):
+        assert audit.per(unit).estimates("update") == audit.estimates(unit)
+    assert audit.per("client").estimates("client") == audit.estimates("client")
+    assert audit.per("speaker").clients is None
+
+
 # An interval never takes updates, draws or shards of one speaker for independent: the cases below know of few speakers
 # and of thousands of updates.
 
