@@ -156,8 +156,8 @@ class _Centroids:
         self._weights, self._mean, self._centres = weights, mean, centres
 
     def scores(self, rows: Floats) -> Floats:
-        p, k, _ = self._centres.shape
-        fitted = ((rows - self._mean) @ self._weights).reshape(len(rows), p, k)
+        p, _, columns = self._centres.shape
+        fitted = ((rows - self._mean) @ self._weights).reshape(len(rows), p, columns)
         near = np.einsum("mpk,pck->pmc", fitted, self._centres)
         found: Floats = near - np.square(self._centres).sum(axis=2)[:, None, :] / 2
         return found

@@ -92,7 +92,8 @@ def partition(
         What each table's speakers are told apart by: ``<name>/<speaker>``.
     attribute : str
         The column of the label file that the attacker wants: a label of the corpus, or ``"speaker"``. Where it varies
-        within a speaker (a sentence), each speaker's clients get utterances of one value alone, drawn by the seed.
+        within a speaker (a sentence), each speaker's clients get utterances of one value alone, drawn once and for
+        all: the same in every federation and for every seed, so that seeds can be merged by speaker.
     how : str
         Normalisation.
     seed : int
@@ -109,25 +110,32 @@ def partition(
     cuts = shards or [settings.shards_per_speaker] * len(tables)
     rng = np.random.default_rng([seed, 11])
     blocks: list[tuple[_Rows, int]] = []
+    every: list[_Rows] = []
     test: list[_Rows] = []
     for table, corpus, cut in zip(tables, names_of_corpora, cuts, strict=True):
         names = [f"{corpus}/{s}" for s in table.corpus.speakers]
         held = _fold(names, settings, seed) if hold_out else ()
         speakers = [f"{corpus}/{u.speaker}" for u in table.corpus]
         training = np.array([s not in held for s in speakers])
-        values = normalise(table.values, speakers, how, training if how == "global" else None)
-        classes = np.array([task.classes.index(label) for label in table.corpus.label(task.label)], dtype=np.int64)
         wanted = np.array(speakers if attribute == SPEAKER else _values(table.corpus, attribute))
+        # A client normalises what it has: of a speaker, utterances of one value.
+        whose = [f"{s} {v}" if kept else s for s, v, kept in zip(speakers, wanted, training, strict=True)]
+        values = normalise(table.values, whose, how, training if how == "global" else None)
+        classes = np.array([task.classes.index(label) for label in table.corpus.label(task.label)], dtype=np.int64)
         for name in names:
             rows = np.flatnonzero(np.array(speakers) == name)
             block = _Rows(name, wanted[rows], values[rows], classes[rows])
+            every.append(block)
             if name in held:
                 test.append(block)
             else:
                 blocks.append((block, cut))
     examples = _examples([block for block, _ in blocks])
     if any(len(set(block.attribute.tolist())) > 1 for block, _ in blocks):
-        blocks = _of_one_value(blocks, rng)
+        value_of = _one_value_each(every)
+        blocks = [
+            (block.take(np.flatnonzero(block.attribute == value_of[block.speaker])), cut) for block, cut in blocks
+        ]
     keys = {settings.shards_per_speaker: "federation.shards_per_speaker"}
     pieces = [piece for block, cut in blocks for piece in block.split(cut, rng, keys.get(cut, "shards"))]
     if settings.examples_per_client != "all":
@@ -137,7 +145,7 @@ def partition(
             raise UserError(f"federation.examples_per_client = {share}, but a client has only {smallest}")
         pieces = [piece.take(rng.permutation(len(piece.classes))[:share]) for piece in pieces]
     pieces = [pieces[i] for i in rng.permutation(len(pieces))]
-    whose = {
+    rows_of = {
         str(number): {
             "speaker": piece.speaker,
             attribute: str(piece.attribute[0]),
@@ -149,7 +157,7 @@ def partition(
     width = tables[0].values.shape[1]
     return Partition(
         clients=[piece.client(rng) for piece in pieces],
-        labels=Labels(whose),
+        labels=Labels(rows_of),
         test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
         test_speakers=tuple(t.speaker for t in test),
@@ -186,17 +194,16 @@ def halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
     return table.where(first), table.where(~first)
 
 
-def _of_one_value(blocks: Sequence[tuple[_Rows, int]], rng: np.random.Generator) -> list[tuple[_Rows, int]]:
-    """Keep, of each speaker, the utterances of one value of the attribute; the values are dealt out evenly."""
-    counts = dict.fromkeys(sorted({value for block, _ in blocks for value in block.attribute.tolist()}), 0)
-    kept = list(blocks)
-    for place in rng.permutation(len(blocks)).tolist():
-        block, cut = blocks[place]
+def _one_value_each(blocks: Sequence[_Rows]) -> dict[str, str]:
+    """Draw a value of the attribute for each speaker, in their order, so that every stretch of them has all alike."""
+    rng = np.random.default_rng(13)
+    counts = dict.fromkeys(sorted({value for block in blocks for value in block.attribute.tolist()}), 0)
+    drawn = {}
+    for block in blocks:
         there = sorted(set(block.attribute.tolist()))
-        chosen = min(there, key=lambda value: (counts[value], rng.random()))
+        drawn[block.speaker] = chosen = min(there, key=lambda value: (counts[value], rng.random()))
         counts[chosen] += 1
-        kept[place] = block.take(np.flatnonzero(block.attribute == chosen)), cut
-    return kept
+    return drawn
 
 
 def _examples(blocks: Sequence[_Rows]) -> Examples:

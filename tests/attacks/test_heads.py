@@ -5,6 +5,7 @@ import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.neighbors import NearestCentroid
 
 from fl_privacy.attacks.heads import make_head
 from fl_privacy.errors import UserError
@@ -44,7 +45,7 @@ def test_ridge_has_the_direction_of_linear_discriminant_analysis():
     assert np.corrcoef(found, lda)[0, 1] == pytest.approx(1, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ridge", "lda", "logistic"])
+@pytest.mark.parametrize("name", ["ridge", "lda", "logistic", "nearest-centroid"])
 @pytest.mark.parametrize("classes", [2, 4])
 def test_several_columns_of_labels_are_as_each_by_itself(name, classes):
     x, z = rows(48, 10), rows(9, 10, 1)
@@ -57,7 +58,17 @@ def test_several_columns_of_labels_are_as_each_by_itself(name, classes):
         np.testing.assert_allclose(head.fit(x, column[None], classes).scores(z)[0], scores, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["ridge", "lda", "logistic"])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_nearest_centroid_is_scikit_learns(classes):
+    x, z = rows(60, 7), rows(30, 7, 1)
+    y = np.random.default_rng(3).permutation(60) % classes
+    x += y[:, None]
+    scores = make_head("nearest-centroid", 1.0).fit(x, y[None], classes).scores(z)[0]
+    named = (scores > 0).astype(int) if classes == 2 else scores.argmax(axis=1)
+    np.testing.assert_array_equal(named, NearestCentroid().fit(x, y).predict(z))
+
+
+@pytest.mark.parametrize("name", ["ridge", "lda", "logistic", "nearest-centroid"])
 def test_four_classes_that_are_apart_are_told_apart(name):
     rng = np.random.default_rng(5)
     centres = rng.normal(size=(4, 12)) * 3

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -35,6 +37,13 @@ def corpus(speakers: int, utterances: int | list[int] = 8, name: str = "toy", em
     )
 
 
+def sentences(speakers: int) -> Corpus:
+    """Every speaker says each of three sentences in each emotion."""
+    made = corpus(speakers, 12)
+    said = [replace(u, labels={**u.labels, "sentence": "abc"[n % 12 // 4]}) for n, u in enumerate(made)]
+    return replace(made, utterances=tuple(said))
+
+
 def table(made: Corpus) -> FeatureTable:
     """Features that name their row: column 0 is the row's number."""
     values = np.random.default_rng(0).normal(size=(len(made), 3)).astype(np.float32)
@@ -42,14 +51,14 @@ def table(made: Corpus) -> FeatureTable:
     return FeatureTable(made, values)
 
 
-def cut(tables, seed=1, how="none", hold_out=True, shards=None, fold=None, **options):
+def cut(tables, seed=1, how="none", hold_out=True, shards=None, fold=None, attribute="gender", **options):
     tables = tables if isinstance(tables, list) else [tables]
     return partition(
         tables,
         FederationSettings(**options),
         TASK,
         names_of_corpora=corpus_names([t.corpus.name for t in tables]),
-        attribute="gender",
+        attribute=attribute,
         how=how,
         seed=seed,
         hold_out=hold_out,
@@ -230,6 +239,35 @@ def test_each_corpus_may_have_its_own_number_of_shards_and_is_folded_by_itself()
 def test_what_the_corpus_cannot_give_is_refused(options, message):
     with pytest.raises(UserError, match=message):
         cut(table(corpus(10)), seed=4, **options)
+
+
+def test_what_a_speaker_says_is_one_sentence_the_same_in_every_federation():
+    made = sentences(15)
+    told = made.label("sentence")
+    said: dict[str, set[str]] = {}
+    for seed in range(10):
+        part = cut(table(made), seed=seed, hold_out=seed % 2 == 0, attribute="sentence", shards_per_speaker=2)
+        for number, client in enumerate(part.clients):
+            row = part.labels.rows[str(number)]
+            assert {told[i] for i in rows_of(client)} == {row["sentence"]}
+            said.setdefault(row["speaker"], set()).add(row["sentence"])
+        counts = Counter(row["sentence"] for row in part.labels.rows.values())
+        assert set(counts) == set("abc")
+        assert max(counts.values()) - min(counts.values()) <= 2  # of two shards each
+        assert len(part.test_labels) == (3 * 12 if seed % 2 == 0 else 0)  # the test is of all sentences
+    assert {len(values) for values in said.values()} == {1}
+    assert len({said[f"toy/{s}"].copy().pop() for s in (1, 2, 3)}) == 3  # dealt out, not alternating like the sexes
+
+
+def test_a_client_normalises_by_what_it_has():
+    """Speakers' own normalisation: of the one sentence a client has, not of others that it never saw."""
+    part = cut(table(sentences(10)), how="speaker", attribute="sentence")
+    for client in part.clients:
+        whole = np.concatenate([client.train_features, client.validation_features])
+        np.testing.assert_allclose(whole.mean(axis=0), 0, atol=1e-5)
+    for sentence in "abc":
+        there = part.examples.attribute == sentence
+        np.testing.assert_allclose(part.examples.features[there].mean(axis=0), 0, atol=1e-5)
 
 
 def test_utterances_of_other_classes_are_refused_or_left_out():
