@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 
@@ -37,3 +38,22 @@ def anonymous_bytes(pids: list[int]) -> int:
             continue
         total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
     return total
+
+
+class Peak:
+    """The largest RssAnon of this process while the block runs, in bytes, sampled every 10 ms."""
+
+    def __enter__(self) -> Peak:
+        self.bytes = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.01):
+            self.bytes = max(self.bytes, anonymous_bytes([os.getpid()]))

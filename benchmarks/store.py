@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks._processes import anonymous_bytes
+from benchmarks._processes import Peak
 from benchmarks._result import Result, Row
 
 GIB = 2**30
@@ -86,11 +86,11 @@ def _main(action: str, place: Path) -> None:
 
     logging.getLogger("flwr").handlers = [logging.NullHandler()]
     if action == "write":
-        with _Peak() as peak:
+        with Peak() as peak:
             _federate(place, 200)
         print(json.dumps({"peak": peak.bytes}))
     elif action == "attack":
-        with _Peak() as peak:
+        with Peak() as peak:
             _attack(place)
         print(json.dumps({"peak": peak.bytes}))
     else:
@@ -183,27 +183,6 @@ def _attack(place: Path) -> None:
         attribute="gender",
         permutations=2,
     )
-
-
-class _Peak:
-    """The largest RssAnon of this process while the block runs, in bytes."""
-
-    def __enter__(self) -> _Peak:
-        import threading
-
-        self.bytes = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(0.01):
-            self.bytes = max(self.bytes, anonymous_bytes([os.getpid()]))
 
 
 if __name__ == "__main__":
