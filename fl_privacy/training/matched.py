@@ -24,7 +24,7 @@ from fl_privacy.training.client import ClientSettings, LocalModel, make_network
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.shards import read_federation
 from fl_privacy.updates import SentMessage, ThreatModel, UpdateStore
-from fl_privacy.updates._writer import refuse_used
+from fl_privacy.updates._folder import refuse_used
 from fl_privacy.updates.join import join_stores
 
 

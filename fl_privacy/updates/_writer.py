@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.updates._files import FORMAT, HEADER, INDEX, StoreError
-from fl_privacy.updates._shard import Image, Plan
+from fl_privacy.updates._folder import claim, cut, replace
+from fl_privacy.updates._image import Image, Plan, Way
 from fl_privacy.updates.record import SUM, Kind, NamedBy, Observe, ThreatModel
 from fl_privacy.updates.told import Told
 
@@ -149,22 +150,22 @@ class Writer:
         if resume_after:
             self._model = self._held(resume_after)
         if resume_after is not None and (path / INDEX).exists():
-            _cut(path, resume_after)
+            cut(path, resume_after)
         else:
-            _claim(path)
+            claim(path)
         logger.warning("%s will hold clients' updates: personal data, readable by its owner alone", path)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="update-store")
         self._pending: list[Future[None]] = []
-        self._past_cache = True
+        self._way = Way()
         self._memory = [Image() for _ in range(_QUEUED_ROUNDS + 1)]
 
     def append(
         self, server_round: int, sent: Sequence[Arrays], replies: Sequence[Reply], told: Sequence[Told] = ()
     ) -> None:
         """Copy one round and queue it."""
+        late = False
         while len(self._pending) >= _QUEUED_ROUNDS:
-            if not self._pending[0].done():
-                self._past_cache = False  # the medium does not keep up: let the page cache take what it can
+            late |= not self._pending[0].done()
             self._pending.pop(0).result()
         memory = self._memory.pop(0)
         self._memory.append(memory)  # free again when the rounds queued behind it are
@@ -186,7 +187,8 @@ class Writer:
             if "failure" in record:
                 logger.warning("round %d, client %s: %s", server_round, record["client"], record["failure"])
         line = {"round": server_round, "told": [entry.to_json() for entry in told], "records": records}
-        self._pending.append(self._pool.submit(self._write, server_round, header, tensors | arrays, line, memory))
+        way = self._way.choose(late)
+        self._pending.append(self._pool.submit(self._write, server_round, header, tensors | arrays, line, memory, way))
 
     def flush(self) -> None:
         """Wait until every queued round is on disk."""
@@ -339,14 +341,22 @@ class Writer:
         return arrays, failure
 
     def _write(
-        self, server_round: int, header: str | None, tensors: Arrays, line: dict[str, Any], memory: Image
+        self,
+        server_round: int,
+        header: str | None,
+        tensors: Arrays,
+        line: dict[str, Any],
+        memory: Image,
+        past_cache: bool,
     ) -> None:
         shard = self._path / f"round-{server_round:06d}.safetensors"
         try:
             if header is not None:
-                _replace(self._path / HEADER, header)
+                replace(self._path / HEADER, header)
             halved = "update/" if self._settings.dtype == "bfloat16" else None
-            memory.write(shard, Plan.of(tensors, halved, server_round), past_cache=self._past_cache)
+            plan, began = Plan.of(tensors, halved, server_round), time.perf_counter()
+            past_cache = memory.write(shard, plan, past_cache=past_cache)
+            self._way.note(past_cache, (time.perf_counter() - began) / plan.size)
             line |= {"shard": shard.name, "bytes": shard.stat().st_size}
             with (self._path / INDEX).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line, sort_keys=True, allow_nan=False) + "\n")
@@ -354,55 +364,7 @@ class Writer:
             raise StoreError(f"cannot write to {self._path}: {error.strerror or error}") from error
 
 
-def refuse_used(path: Path) -> None:
-    """Refuse a folder that holds anything.
-
-    Raises
-    ------
-    StoreError
-    """
-    if (path / HEADER).exists() or (path / INDEX).exists():
-        raise StoreError(f"{path} already holds captured updates; name another folder, or delete it")
-    if path.is_dir() and any(path.iterdir()):
-        raise StoreError(f"{path} holds other files; name an empty or new folder for the captured updates")
-
-
-def _claim(path: Path) -> None:
-    """Make the folder, or take an empty one."""
-    refuse_used(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        # Updates are personal data: only their owner may look.
-        path.chmod(0o700)
-        (path / INDEX).touch()
-    except OSError as error:
-        raise StoreError(f"cannot write to {path}: {error.strerror or error}") from error
-
-
-def _cut(path: Path, last: int) -> None:
-    """Remove all behind a round, also what was being written."""
-    try:
-        # A line without its end is one that a killed process was writing.
-        lines = (path / INDEX).read_text(encoding="utf-8").split("\n")[:-1]
-        kept = [line for line in lines if json.loads(line)["round"] <= last]
-        _replace(path / INDEX, "".join(line + "\n" for line in kept))
-        shards = {json.loads(line)["shard"] for line in kept}
-        # What somebody else put there stays.
-        written = [*path.glob("round-*.safetensors"), *path.glob(".*.part"), *([] if kept else [path / HEADER])]
-        for file in written:
-            if file.name not in shards:
-                file.unlink(missing_ok=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise StoreError(f"{path} cannot be gone on with: {error}") from error
-
-
 def _copy(array: Any, dtype: Any, memory: Image, key: str) -> NDArray[Any]:
     buffer = memory.place(key, np.shape(array), dtype)
     np.copyto(buffer, array, casting="unsafe")
     return buffer
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fl_privacy.updates._files import HEADER, INDEX, StoreError
-from fl_privacy.updates._writer import refuse_used
+from fl_privacy.updates._folder import refuse_used
 
 
 def join_stores(parts: Sequence[Path], path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from fl_privacy.updates._shard import Image, Plan
+from fl_privacy.updates._image import Image, Plan, Way
 
 FORMS = st.dictionaries(
     st.sampled_from(["update/0/w", "update/0/b", "update/1/w", "update/10/w", "sent/0/w", "sent/0/n"]),
@@ -80,7 +80,18 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("fl_privacy.updates._shard._write_all", fail)
+    monkeypatch.setattr("fl_privacy.updates._image._write_all", fail)
     with pytest.raises(OSError, match="no space"):
         Image().write(tmp_path / "a", Plan.of({"a": np.ones(3)}), past_cache=False)
     assert not (tmp_path / "a").exists()
+
+
+def test_where_the_medium_is_late_the_quicker_way_is_taken_and_the_other_tried_again():
+    way, ways = Way(), []
+    for late in [False, True, True, *[True] * 200]:
+        ways.append(way.choose(late))
+        way.note(ways[-1], 1.0 if ways[-1] else 2.0)  # the page cache is the slower one here
+    assert ways[:3] == [True, False, True]
+    assert 1 <= ways[3:].count(False) <= 5
+    way.note(False, 0.5)
+    assert [way.choose(True), way.choose(False)] == [False, True]
