@@ -73,9 +73,19 @@ class CorpusChoice(_Section):
     shards: int | None = Field(default=None, ge=1)
     """How many clients each speaker is cut into; default: ``federation.shards_per_speaker``."""
 
+    part: str | None = Field(default=None, pattern=r"^[1-9]\d?/[2-9]\d?$")
+    """``"1/2"``: the first of two random halves of the speakers, drawn by the simulation's seed within each value of
+    the attribute; the other one, ``"2/2"``, are other people."""
+
+    @model_validator(mode="after")
+    def _part_of_whole(self) -> CorpusChoice:
+        if self.part is not None and int(self.part.split("/")[0]) > int(self.part.split("/")[1]):
+            raise ValueError(f"part {self.part!r}: there are only {self.part.split('/')[1]}")
+        return self
+
     @property
     def identity(self) -> tuple[str, str]:
-        """What two choices have in common when their speakers are the same people."""
+        """What two choices have in common when their speakers are the same people, parts apart."""
         if self.corpus == "synthetic":
             return self.corpus, str(self.options.get("seed", 0))
         root = self.root or os.path.join(os.environ.get("FL_PRIVACY_DATA", ""), self.corpus)
@@ -278,7 +288,8 @@ class SimulationFile(_Section):
 
     @model_validator(mode="after")
     def _attacker_owns_others(self) -> SimulationFile:
-        same = [corpus.identity == self.private.identity for corpus in self.auxiliary]
+        private = self.private
+        same = [corpus.identity == private.identity and not _apart(corpus, private) for corpus in self.auxiliary]
         if self.private.attribute == "speaker":
             if same != [True]:
                 raise ValueError(
@@ -297,6 +308,13 @@ class SimulationFile(_Section):
     def resolved(self) -> dict[str, Any]:
         """Return all settings as plain JSON values, as they stand in result.json."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def _apart(one: CorpusChoice, other: CorpusChoice) -> bool:
+    """Whether two choices of one corpus are different parts of its speakers."""
+    if one.part is None or other.part is None or one.part == other.part:
+        return False
+    return one.part.split("/")[1] == other.part.split("/")[1]
 
 
 def presets() -> dict[str, str]:

@@ -17,6 +17,7 @@ from fl_privacy.updates import Layer, Update, describe_layers, resolve_layers
 
 BUILT_IN: dict[str, str] = {
     "affine-hull": "fl_privacy.attacks.attribute.affine_hull:AffineHull",
+    "batch-inputs": "fl_privacy.attacks.attribute.batch_inputs:BatchInputs",
     "class-weighted": "fl_privacy.attacks.attribute.class_weighted:ClassWeighted",
     "gaussian-lr": "fl_privacy.attacks.attribute.gaussian:GaussianLikelihoodRatio",
     "layer-statistics": "fl_privacy.attacks.attribute.layer_statistics:LayerStatistics",

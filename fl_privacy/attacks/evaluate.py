@@ -160,11 +160,9 @@ def assess(
     """
     private = question.private
     audits = {n: question.audit(s.evidence, n, confidence, correlation=s.correlation) for n, s in scores.items()}
-    plain = {n: question.audit(s.scores, n, confidence) for n, s in scores.items()}
-    permuted = {
-        n: np.array([question.audit(row, n, confidence).speaker_scores()[1] for row in s.permuted])
-        for n, s in scores.items()
-    }
+    # Scores as they are may have any offset: a speaker's are averaged, so that the number of updates says nothing.
+    plain = {n: question.audit(s.scores, n, confidence, correlation=1.0) for n, s in scores.items()}
+    permuted = {n: np.array([plain[n].over_speakers(row) for row in s.permuted]) for n, s in scores.items()}
     slices = [
         piece
         for name, audit in audits.items()

@@ -58,10 +58,10 @@ class FeatureTable:
         """The speaker of each row."""
         return [utterance.speaker for utterance in self.corpus]
 
-    def where(self, rows: NDArray[np.bool_]) -> FeatureTable:
-        """Return some of the utterances."""
+    def where(self, rows: NDArray[np.bool_], reason: str) -> FeatureTable:
+        """Return some of the utterances; the others are excluded from its corpus for this reason."""
         kept = {utterance.id for utterance, row in zip(self.corpus, rows, strict=True) if row}
-        return FeatureTable(self.corpus.select(lambda u: u.id in kept, "in the other half"), self.values[rows])
+        return FeatureTable(self.corpus.select(lambda u: u.id in kept, reason), self.values[rows])
 
 
 def extract(

@@ -173,12 +173,15 @@ def _values(corpus: Corpus, attribute: str) -> list[str]:
     CorpusError
         Where a few speakers have two values of what is else a label of the person: that is a mistake in the corpus.
     """
-    values = corpus.label(attribute)
-    pairs = {(utterance.speaker, value) for utterance, value in zip(corpus, values, strict=True)}
-    several = sum(sum(who == speaker for who, _ in pairs) > 1 for speaker in corpus.speakers)
-    if 0 < several < len(corpus.speakers) / 2:
-        corpus.speaker_labels(attribute)  # names the first of them
-    return values
+    if not varies(corpus, attribute):
+        corpus.speaker_labels(attribute)  # names the first speaker with two values
+    return corpus.label(attribute)
+
+
+def varies(corpus: Corpus, attribute: str) -> bool:
+    """Whether an attribute is a label of utterances, not of people: most speakers have several values of it."""
+    pairs = {(utterance.speaker, value) for utterance, value in zip(corpus, corpus.label(attribute), strict=True)}
+    return 2 * sum(sum(who == s for who, _ in pairs) > 1 for s in corpus.speakers) >= len(corpus.speakers)
 
 
 def halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
@@ -191,7 +194,7 @@ def halves(table: FeatureTable, seed: int) -> tuple[FeatureTable, FeatureTable]:
         if len(rows) < 2:
             raise UserError(f"speaker {speaker!r} of {table.corpus.name!r} has one utterance: it cannot be halved")
         first[rng.permutation(rows)[: len(rows) // 2]] = True
-    return table.where(first), table.where(~first)
+    return table.where(first, "in the other half"), table.where(~first, "in the other half")
 
 
 def _one_value_each(blocks: Sequence[_Rows]) -> dict[str, str]:

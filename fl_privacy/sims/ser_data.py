@@ -6,12 +6,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fl_privacy.attacks.question import SPEAKER
 from fl_privacy.config import CorpusChoice, SimulationFile
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
-from fl_privacy.sims.partition import Partition, corpus_names, halves, partition, task_corpus
+from fl_privacy.sims.partition import Partition, corpus_names, halves, partition, task_corpus, varies
 from fl_privacy.sims.progress import Progress
 from fl_privacy.training import write_federation
 
@@ -95,9 +97,25 @@ class Voices:
         corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self._settings.task)
         what = f"features of {choice.corpus}"
         features = self._settings.features
-        return extract(
+        table = extract(
             corpus, features.name, features.options, progress=lambda done, total: self._progress(what, done, total)
         )
+        return table if choice.part is None else self._part(table, choice.part)
+
+    def _part(self, table: FeatureTable, part: str) -> FeatureTable:
+        """Keep one of several parts of the speakers, each with its share of every value of the attribute."""
+        number, parts = map(int, part.split("/"))
+        attribute = self._settings.private.attribute
+        rng = np.random.default_rng([self._settings.simulation.seed, 13])
+        speakers = table.corpus.speakers
+        values = [""] * len(speakers)
+        if attribute != SPEAKER and not varies(table.corpus, attribute):
+            of = table.corpus.speaker_labels(attribute)
+            values = [of[speaker] for speaker in speakers]
+        dealt = rng.permutation(len(speakers))
+        ordered = dealt[np.argsort(np.array(values)[dealt], kind="stable")]
+        kept = {speakers[i] for i in ordered[number - 1 :: parts].tolist()}
+        return table.where(np.array([speaker in kept for speaker in table.speakers]), f"not in part {part}")
 
 
 def _facts(corpus: Corpus) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Attribute inference on shared updates."""
 
 from fl_privacy.attacks.attribute.affine_hull import AffineHull
+from fl_privacy.attacks.attribute.batch_inputs import BatchInputs
 from fl_privacy.attacks.attribute.class_weighted import ClassWeighted
 from fl_privacy.attacks.attribute.cnn import PublishedCNN
 from fl_privacy.attacks.attribute.gaussian import GaussianLikelihoodRatio
@@ -10,6 +11,7 @@ from fl_privacy.attacks.attribute.raw_linear import RawLinear
 
 __all__ = [
     "AffineHull",
+    "BatchInputs",
     "ClassWeighted",
     "GaussianLikelihoodRatio",
     "InputReconstruction",

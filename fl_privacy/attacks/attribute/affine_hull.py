@@ -38,7 +38,7 @@ class AffineHull(Reconstructing):
     needs = frozenset({"updates", "examples"})
     why = ": it reads gradients (FedSGD) of batches smaller than the layer"
 
-    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2, classifier: str = "ridge") -> None:
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-3, classifier: str = "ridge") -> None:
         super().__init__(layers, C, classifier)
 
     def prepare(self, auxiliary: Auxiliary) -> None:

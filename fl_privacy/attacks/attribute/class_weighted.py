@@ -34,7 +34,7 @@ class ClassWeighted(Reconstructing):
 
     needs = frozenset({"updates", "sent", "examples", "gradient"})
 
-    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2, classifier: str = "ridge") -> None:
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-3, classifier: str = "ridge") -> None:
         super().__init__(layers, C, classifier)
 
     def prepare(self, auxiliary: Auxiliary) -> None:

@@ -41,7 +41,7 @@ class InputReconstruction(Reconstructing):
     beats classifying raw coordinates across corpora is this project's measurement (docs/architecture.md).
     """
 
-    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-2, classifier: str = "ridge") -> None:
+    def __init__(self, layers: str | Sequence[str] = ("first",), C: float = 1e-3, classifier: str = "ridge") -> None:
         super().__init__(layers, C, classifier)
 
     def reconstruct(self, updates: Sequence[Update]) -> NDArray[np.float64]:
