@@ -118,7 +118,7 @@ def test_end_to_end_with_an_attack_of_ones_own(pair, tmp_path):
     assert len(rows) == 1 + (3 + 2) * (12 + 12)
 
 
-def test_scores_of_a_speaker_are_added_up_over_rounds(pair):
+def test_plain_scores_of_a_speaker_are_averaged_over_rounds(pair):
     victim, labels, *_ = pair
     result = run(pair, [Fixed(lambda n: np.linspace(-1, 1, n))])
     updates = victim.updates()
@@ -126,7 +126,7 @@ def test_scores_of_a_speaker_are_added_up_over_rounds(pair):
     for speaker, score, male in zip(speakers, scores, truth, strict=True):
         mine = [i for i, u in enumerate(updates) if labels.rows[u.client]["speaker"] == speaker]
         assert len(mine) == 3
-        assert score == pytest.approx(np.linspace(-1, 1, len(updates))[mine].sum())
+        assert score == pytest.approx(np.linspace(-1, 1, len(updates))[mine].mean())
         assert male == (labels.rows[updates[mine[0]].client]["gender"] == "male")
 
 
