@@ -70,8 +70,10 @@ class Scores:
             )
 
 
-def check_needs(name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES) -> None:
-    """Refuse what is no attack, and an attack that needs what is not supplied.
+def check_needs(
+    name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES, *, numeric: bool = False, attribute: str = ""
+) -> None:
+    """Refuse what is no attack, one that needs what is not supplied, and one that cannot tell a number that is asked.
 
     Raises
     ------
@@ -91,6 +93,11 @@ def check_needs(name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES) 
             "updates": "updates",
         }
         raise UserError(f"attack {name!r} needs {' and '.join(hints[need] for need in lacking)}")
+    if numeric and not getattr(attack, "tells_numbers", hasattr(attack, "predict")):
+        raise UserError(
+            f"attack {name!r} cannot tell a number{f' ({attribute})' if attribute else ''}: it needs predict; of the "
+            'attacks here, those with classifier = "ridge" have it'
+        )
 
 
 def run_attack(
@@ -237,10 +244,7 @@ class _Any:
     def _score(self, fitted: Attack, updates: Any) -> Floats:
         score = fitted.decision_function
         if not self._auxiliary.classes:
-            found = getattr(fitted, "predict", None)
-            if found is None:
-                raise UserError(f"{type(fitted).__name__} has no predict: it cannot tell a number")
-            score = found
+            score = fitted.predict  # type: ignore[attr-defined]  # see `check_needs`
         return np.asarray(score(updates), dtype=np.float64)
 
 
@@ -259,7 +263,7 @@ def _checked(attack: Attack, scores: Floats, private: Observed, auxiliary: Auxil
     expected = (len(private.updates),) if classes <= 2 else (len(private.updates), classes)
     if scores.shape[1:] != expected or not np.isfinite(scores).all():
         raise UserError(
-            f"{type(attack).__name__}.decision_function gave shape {scores.shape[1:]} "
+            f"{type(attack).__name__}.{'decision_function' if classes else 'predict'} gave shape {scores.shape[1:]} "
             f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
             + (f" and class ({classes})" if classes > 2 else "")
         )
