@@ -128,9 +128,10 @@ class OneClassError(UserError):
 class LinearAttack:
     """An attack that is a representation of updates and a linear classifier on it.
 
-    The representation does not look at labels. So it is computed once, and a permutation control repeats the classifier
-    alone. A row that is not a number says that the update holds nothing for this attack: nothing is learnt from it, and
-    its score is 0, no evidence for any class; of a number, the mean of those that the attacker knows.
+    The representation does not look at labels, nor at the attribute of the attacker's examples. So it is computed once,
+    and a permutation control repeats the classifier alone. A row that is not a number says that the update holds
+    nothing for this attack: nothing is learnt from it, and its score is 0, no evidence for any class; of a number, the
+    mean of those that the attacker knows.
 
     Parameters
     ----------
