@@ -157,6 +157,10 @@ def attack(
             help="Dense layer that attacks on layers read: first (default), second, last, all or its name. Repeatable.",
         ),
     ] = None,
+    positive: Annotated[
+        str | None, typer.Option("--positive", help="Of two values, the one that high scores mean; default: the last.")
+    ] = None,
+    numeric: Annotated[bool, typer.Option("--numeric", help="The attribute is a number, told by regression.")] = False,
     permutations: Annotated[int, typer.Option("--permutations", min=1)] = 200,
     confidence: Annotated[float, typer.Option("--confidence", min=0.5, max=0.999)] = 0.95,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for result.json, scores.csv, report.html.")] = None,
@@ -185,6 +189,8 @@ def attack(
         labels=labels,
         shadow_labels=list(shadow_labels),
         attribute=attribute,
+        positive=positive,
+        numeric=numeric,
         permutations=permutations,
         confidence=confidence,
         names=[name for name, _ in made],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -88,6 +89,8 @@ class CorpusChoice(_Section):
         """What two choices have in common when their speakers are the same people, parts apart."""
         if self.corpus == "synthetic":
             return self.corpus, str(self.options.get("seed", 0))
+        if ":" in self.corpus:  # a scan of one's own may have other people under other options
+            return self.corpus, json.dumps([self.root, self.options], sort_keys=True, default=str)
         root = self.root or os.path.join(os.environ.get("FL_PRIVACY_DATA", ""), self.corpus)
         return self.corpus, os.path.realpath(os.path.expanduser(root))
 
@@ -106,6 +109,8 @@ class Private(CorpusChoice):
     def _one_kind(self) -> Private:
         if self.numeric and (self.positive is not None or self.attribute == "speaker"):
             raise ValueError("numeric = true is for an attribute that is a number: without positive, and not a speaker")
+        if self.positive is not None and self.attribute == "speaker":
+            raise ValueError("positive is for one of two values; the attribute 'speaker' has one for each candidate")
         return self
 
 
@@ -221,6 +226,13 @@ class AuditSettings(_Section):
     windows: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] | None = None
     """Spans of rounds (first, last) to make claims of; default: the first and the last fifth."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> AuditSettings:
+        for first, last in self.windows or ():
+            if first > last:
+                raise ValueError(f"windows: a span is (first round, last round), not ({first}, {last})")
+        return self
+
 
 class SweepGrid(_Section):
     """One grid: a simulation for every combination of its axes' values."""
@@ -296,12 +308,40 @@ class SimulationFile(_Section):
                     "auxiliary: for the attribute 'speaker' it is the private corpus alone, of which the attacker owns "
                     "one half of each speaker's recordings"
                 )
+            if self.auxiliary[0].options != self.private.options:
+                raise ValueError(
+                    "auxiliary.0.options: for the attribute 'speaker' they are those of the private corpus, which it is"
+                )
             return self
         for number, corpus in enumerate(self.auxiliary):
             if same[number]:
                 raise ValueError(
                     f"auxiliary.{number}.corpus: {corpus.corpus!r} is the private corpus itself; "
                     "the attacker owns other speakers"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> SimulationFile:
+        """A setting that this simulation has no use for is refused."""
+        learnt_from, shadow = {attack.shadows for attack in self.attack}, self.shadow
+        idle = [
+            name
+            for name, field in Shadow.model_fields.items()
+            if getattr(shadow, name) != field.default
+            and ("matched" if name == "matched_every" else "federation") not in learnt_from
+        ]
+        if idle:
+            which = "shadows = 'matched'" if "federation" in learnt_from else "another shadows than 'matched'"
+            raise ValueError(f"shadow.{', shadow.'.join(idle)}: for an attack with {which}, and there is none")
+        if shadow.hold_out and self.private.attribute == "speaker":
+            raise ValueError("shadow.hold_out: for the attribute 'speaker' both sides leave out the same speakers")
+        captured = range(1, self.federation.rounds + 1, self.capture.every)
+        for first, last in self.audit.windows or ():
+            if not any(first <= number <= last for number in captured):
+                raise ValueError(
+                    f"audit.windows: no round from {first} to {last} is captured: "
+                    f"they are 1 to {captured[-1]}" + (f", every {self.capture.every}" if captured.step > 1 else "")
                 )
         return self
 

@@ -105,8 +105,8 @@ class Attack(Protocol):
 
     The constructor holds settings only; fitted state ends in ``_``. `needs` names what the harness must supply, of
     `SUPPLIES`; what it cannot supply, it refuses before anything runs. For an attribute that is a number, an attack
-    also has ``predict(updates) -> (n,)``. Where an attack has ``costly = True``, its evidence is not calibrated, and
-    labels are permuted only where that is asked for.
+    also has ``predict(updates) -> (n,)`` (and, where only some of its settings can, ``tells_numbers``). Where an attack
+    has ``costly = True``, its evidence is not calibrated, and labels are permuted only where that is asked for.
     """
 
     needs: frozenset[str]
@@ -131,9 +131,10 @@ class OneClassError(UserError):
 class LinearAttack:
     """An attack that is a representation of updates and a linear classifier on it.
 
-    The representation does not look at labels. So it is computed once, and a permutation control repeats the classifier
-    alone. A row that is not a number says that the update holds nothing for this attack: nothing is learnt from it, and
-    its score is 0, no evidence for any class.
+    The representation does not look at labels, nor at the attribute of the attacker's examples. So it is computed once,
+    and a permutation control repeats the classifier alone. A row that is not a number says that the update holds
+    nothing for this attack: nothing is learnt from it, and its score is 0, no evidence for any class; of a number, the
+    mean of those that the attacker knows.
 
     Parameters
     ----------
@@ -154,6 +155,11 @@ class LinearAttack:
         self.C = C
         self.classifier = classifier
 
+    @property
+    def tells_numbers(self) -> bool:
+        """Whether it can tell a number: by regression alone."""
+        return self.classifier == "ridge"
+
     def fit_transform(self, updates: Sequence[Update], auxiliary: Auxiliary) -> NDArray[np.float64]:
         """Learn the representation's constants from what the attacker owns, and represent its own updates."""
         raise NotImplementedError
@@ -172,7 +178,9 @@ class LinearAttack:
         found: NDArray[np.float64] = self.model_(self.transform(updates))[0]
         return found
 
-    predict = decision_function
+    def predict(self, updates: Sequence[Update]) -> NDArray[np.float64]:
+        """Say the number of each, (n,), where the attribute is one."""
+        return self.decision_function(updates)
 
     def learn(
         self, represented: NDArray[np.float64], labels: NDArray[Any], auxiliary: Auxiliary, *, strict: bool = True
@@ -186,7 +194,8 @@ class LinearAttack:
         auxiliary : Auxiliary
             For its classes.
         strict : bool
-            Whether to refuse a column in which the rows that say something are of one class; else its scores are 0.
+            Whether to refuse a column in which the rows that say something are of one class; else its scores are those
+            of an update that says nothing.
 
         Returns
         -------
@@ -212,6 +221,8 @@ class LinearAttack:
             said = ~np.isnan(rows).any(axis=1)
             shape = (len(labels), len(rows)) if classes <= 2 else (len(labels), len(rows), classes)
             scores = np.zeros(shape)
+            if not classes:
+                scores += labels.mean(axis=1, dtype=np.float64)[:, None]
             if fitted is not None and said.any():
                 scores[np.ix_(usable, said)] = fitted.scores(rows[said])
             return scores

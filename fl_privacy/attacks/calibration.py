@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-_LEAST = 1e-9
+_LEAST = 1e-12
+"""Of the scores' own mean square: below it is rounding."""
 _SHRINKAGE = 0.1
 
 
@@ -58,6 +59,7 @@ class Calibration:
             k; every class needs two speakers.
         """
         columns = scores.reshape(len(scores), -1)
+        least = _LEAST * float(np.mean(np.square(columns))) or 1.0
         names, codes = np.unique(np.asarray(speakers), return_inverse=True)
         counts = np.bincount(codes).astype(np.float64)
         own = np.stack([np.bincount(codes, weights=column) for column in columns.T], axis=1) / counts[:, None]
@@ -71,10 +73,10 @@ class Calibration:
         between = outer.T @ outer / (len(names) - classes)
         noise_in_means = within * float(np.mean(1 / counts))
         effect = between * (1 + float(np.mean(1 / sizes))) - noise_in_means
-        share = float(np.trace(effect)) / max(float(np.trace(effect + within)), _LEAST)
+        share = float(np.trace(effect)) / max(float(np.trace(effect + within)), least)
         if len(columns) == len(names):  # one update a speaker: nothing says how far two of one speaker agree
             share = 1.0
-        return cls(means, _inverse(within + effect), float(np.clip(share, 0.0, 1.0)), len(names))
+        return cls(means, _inverse(within + effect, least), float(np.clip(share, 0.0, 1.0)), len(names))
 
     def __call__(self, scores: Floats) -> Floats:
         """Return each update's evidence in nats: (n,) log-likelihood ratios of class 1 to 0, or (n, k) log-likelihoods.
@@ -106,9 +108,9 @@ def speaker_folds(
         yield (fold_of == fold)[codes]
 
 
-def _inverse(covariance: Floats) -> Floats:
+def _inverse(covariance: Floats, least: float) -> Floats:
     """Invert, shrunk towards a multiple of the identity where there are several columns."""
     size = len(covariance)
-    scale = max(float(np.trace(covariance)) / size, _LEAST)
+    scale = max(float(np.trace(covariance)) / size, least)
     shrunk = (1 - _SHRINKAGE) * covariance + _SHRINKAGE * scale * np.eye(size) if size > 1 else np.array([[scale]])
     return np.asarray(np.linalg.inv(shrunk), dtype=np.float64)

@@ -112,7 +112,7 @@ def evaluate(
     if len(set(called)) < len(called):
         raise UserError(f"two attacks are called by one name: {', '.join(called)}")
     for name, attack in zip(called, attacks, strict=True):
-        check_needs(name, attack, question.supplies)
+        check_needs(name, attack, question.supplies, numeric=numeric, attribute=attribute)
     scores = {
         name: run_attack(
             attack,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,13 +81,9 @@ class Question:
                 f"{len(both)} speaker(s) stand on both sides, such as {both[0]!r}: the attacker owns other people "
                 "(give different people different names)"
             )
-        if numeric:
-            own.numbers([attribute]), private.numbers([attribute])
-            if positive is not None:
-                raise UserError(f"{attribute!r} is a number: it has no positive value ({positive!r})")
-            classes: tuple[str, ...] = ()
-        else:
-            classes = _classes(own, private, attribute, positive)
+        classes = check_values(
+            own.values(attribute), private.values(attribute), attribute, positive=positive, numeric=numeric
+        )
         if examples is not None:
             examples = _coded(examples, attribute, classes)
         return cls(own, private, attribute, classes, examples, gradient)
@@ -105,7 +102,7 @@ class Question:
     def labels(self, side: Observed) -> NDArray[Any]:
         """Return the class number (or the number) of each of a side's updates."""
         if not self.classes:
-            return side.numbers([self.attribute])[:, 0]
+            return np.array(numbers_of(side.values(self.attribute), self.attribute))
         number = {value: n for n, value in enumerate(self.classes)}
         return np.array([number[value] for value in side.values(self.attribute)], dtype=np.int64)
 
@@ -155,8 +152,31 @@ def _check_network(own: Observed, private: Observed) -> None:
         )
 
 
-def _classes(own: Observed, private: Observed, attribute: str, positive: str | None) -> tuple[str, ...]:
-    values, other = sorted(set(private.values(attribute))), sorted(set(own.values(attribute)))
+def check_values(
+    own: Sequence[str], private: Sequence[str], attribute: str, *, positive: str | None = None, numeric: bool = False
+) -> tuple[str, ...]:
+    """Return the classes that are told apart, none for a number; both sides' values must allow the question.
+
+    Parameters
+    ----------
+    own, private : sequence of str
+        The attribute of each update, or client, of both sides.
+    attribute, positive, numeric
+        See `Question.ask`.
+
+    Raises
+    ------
+    UserError
+        Where they do not.
+    """
+    values, other = sorted(set(private)), sorted(set(own))
+    if numeric:
+        if positive is not None:
+            raise UserError(f"{attribute!r} is a number: it has no positive value ({positive!r})")
+        for whose, there in (("the private clients", values), ("the attacker's own", other)):
+            if len(set(numbers_of(there, attribute))) < 2:
+                raise UserError(f"{attribute!r} is the same for all of {whose} ({there[0]}); there is nothing to tell")
+        return ()
     if len(values) < 2:
         raise UserError(
             f"{attribute!r} of the private clients has {len(values)} value(s) ({', '.join(values)}); "
@@ -176,6 +196,25 @@ def _classes(own: Observed, private: Observed, attribute: str, positive: str | N
     return (*(value for value in values if value != positive), positive)
 
 
+def numbers_of(values: Sequence[str], column: str) -> list[float]:
+    """Read numbers.
+
+    Raises
+    ------
+    UserError
+        Where one is none, or not finite.
+    """
+    found = []
+    for value in values:
+        try:
+            found.append(float(value))
+        except ValueError:
+            found.append(math.nan)
+        if not math.isfinite(found[-1]):
+            raise UserError(f"{column!r} must hold numbers, not {value!r}")
+    return found
+
+
 def _some(values: Sequence[str]) -> str:
     return " / ".join([*values[:6], *(["..."] if len(values) > 6 else [])])
 
@@ -184,10 +223,7 @@ def _coded(examples: Examples, attribute: str, classes: tuple[str, ...]) -> Exam
     """Return the examples with class numbers, or numbers, of the attribute; those of other values are left out."""
     values = [str(value) for value in examples.attribute.tolist()]
     if not classes:
-        try:
-            numbers = np.array([float(value) for value in values])
-        except ValueError as error:
-            raise UserError(f"{attribute!r} of the attacker's examples must hold numbers: {error}") from None
+        numbers = np.array(numbers_of(values, attribute))
         return Examples(examples.features, examples.labels, examples.speakers, numbers)
     number = {value: n for n, value in enumerate(classes)}
     known = np.array([value in number for value in values], dtype=np.bool_)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,10 @@ class Scores:
             )
 
 
-def check_needs(name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES) -> None:
-    """Refuse what is no attack, and an attack that needs what is not supplied.
+def check_needs(
+    name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES, *, numeric: bool = False, attribute: str = ""
+) -> None:
+    """Refuse what is no attack, one that needs what is not supplied, and one that cannot tell a number that is asked.
 
     Raises
     ------
@@ -91,6 +93,11 @@ def check_needs(name: str, attack: Attack, supplied: frozenset[str] = SUPPLIES) 
             "updates": "updates",
         }
         raise UserError(f"attack {name!r} needs {' and '.join(hints[need] for need in lacking)}")
+    if numeric and not getattr(attack, "tells_numbers", hasattr(attack, "predict")):
+        raise UserError(
+            f"attack {name!r} cannot tell a number{f' ({attribute})' if attribute else ''}: it needs predict; of the "
+            'attacks here, those with classifier = "ridge" have it'
+        )
 
 
 def run_attack(
@@ -126,7 +133,7 @@ def run_attack(
     """
     runner = _Linear(attack, own, private, auxiliary) if _is_linear(attack) else _Any(attack, own, private, auxiliary)
     folds = 0 if getattr(attack, "costly", False) else _FOLDS
-    maps = list(speaker_permutations(own.speakers, labels, permutations, seed)) if permutations else []
+    maps = _permuted(own, labels, auxiliary, permutations, seed) if permutations else []
     total, done = 1 + folds + len(maps), 0
 
     def tell(steps: int) -> None:
@@ -144,11 +151,41 @@ def run_attack(
     tell(folds)
     permuted = []
     for start in range(0, len(maps), _AT_A_TIME):
-        some = np.array(maps[start : start + _AT_A_TIME])
-        permuted.append(_checked(attack, runner.theirs(some, strict=False), private, auxiliary))
-        tell(len(some))
+        rows, owned = zip(*maps[start : start + _AT_A_TIME], strict=True)
+        permuted.append(_checked(attack, runner.theirs(np.array(rows), owned), private, auxiliary))
+        tell(len(rows))
     shape = (0, *scores.shape)
     return Scores(scores, evidence, correlation, said, np.concatenate(permuted) if permuted else np.zeros(shape))
+
+
+def _permuted(
+    own: Observed, labels: NDArray[Any], auxiliary: Auxiliary, permutations: int, seed: int
+) -> list[tuple[NDArray[Any], Auxiliary]]:
+    """Permute the map of speakers to the attribute, and with it the attribute of the attacker's examples.
+
+    Where the attribute varies within a speaker's examples (a sentence), it is permuted among them.
+    """
+    examples = auxiliary.examples
+    if examples is None:
+        return [(row, auxiliary) for row in speaker_permutations(own.speakers, labels, permutations, seed)]
+    of = dict(zip(own.speakers, labels.tolist(), strict=True))
+    told = list(zip(examples.speakers, examples.attribute.tolist(), strict=True))
+    within = len(set(told)) > len(set(examples.speakers))
+    others = {} if within else {speaker: value for speaker, value in told if speaker not in of}
+    speakers = [*own.speakers, *others]
+    every = np.concatenate([labels, np.array(list(others.values()), dtype=labels.dtype)])
+    rng, found = np.random.default_rng([seed, 17]), []
+    for row in speaker_permutations(speakers, every, permutations, seed):
+        new = dict(zip(speakers, row.tolist(), strict=True))
+        if within:
+            attribute = examples.attribute.copy()
+            names = np.array(examples.speakers)
+            for speaker in np.unique(names):
+                attribute[names == speaker] = rng.permutation(attribute[names == speaker])
+        else:
+            attribute = np.array([new[s] for s in examples.speakers], dtype=examples.attribute.dtype)
+        found.append((row[: len(labels)], replace(auxiliary, examples=replace(examples, attribute=attribute))))
+    return found
 
 
 def _calibrated(
@@ -194,10 +231,10 @@ class _Linear:
         self._private = self._attack.transform(private.updates)
         self.silent = np.isnan(self._private).any(axis=1)
 
-    def theirs(self, labels: NDArray[Any], strict: bool = True) -> Floats:
+    def theirs(self, labels: NDArray[Any], permuted: Sequence[Auxiliary] = ()) -> Floats:
         """Score the private updates, for each row of labels."""
         # An attack to which none of the attacker's own updates says anything has learnt nothing, and says so.
-        strict = strict and not np.isnan(self._own).any(axis=1).all()
+        strict = not permuted and not np.isnan(self._own).any(axis=1).all()
         return self._attack.learn(self._own, labels, self._auxiliary, strict=strict)(self._private)
 
     def ours(self, labels: NDArray[Any], left: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
@@ -215,16 +252,16 @@ class _Any:
         self._attack, self._own, self._private, self._auxiliary = attack, own, private, auxiliary
         self.silent = np.zeros(len(private.updates), dtype=np.bool_)
 
-    def theirs(self, labels: NDArray[Any], strict: bool = True) -> Floats:
-        """Score the private updates, for each row of labels."""
+    def theirs(self, labels: NDArray[Any], permuted: Sequence[Auxiliary] = ()) -> Floats:
+        """Score the private updates, for each row of labels (and what is owned with it, where they are permuted)."""
         classes = len(self._auxiliary.classes)
         scores = []
-        for row in labels:
+        for row, owned in zip(labels, permuted or [self._auxiliary], strict=True):
             try:
-                fitted = copy.deepcopy(self._attack).fit(self._own.updates, row, self._auxiliary)
+                fitted = copy.deepcopy(self._attack).fit(self._own.updates, row, owned)
                 scores.append(self._score(fitted, self._private.updates))
             except OneClassError:
-                if strict:
+                if not permuted:
                     raise
                 scores.append(np.zeros((len(self._private.updates), *([classes] if classes > 2 else []))))
         return np.stack(scores)
@@ -239,10 +276,7 @@ class _Any:
     def _score(self, fitted: Attack, updates: Any) -> Floats:
         score = fitted.decision_function
         if not self._auxiliary.classes:
-            found = getattr(fitted, "predict", None)
-            if found is None:
-                raise UserError(f"{type(fitted).__name__} has no predict: it cannot tell a number")
-            score = found
+            score = fitted.predict  # type: ignore[attr-defined]  # see `check_needs`
         return np.asarray(score(updates), dtype=np.float64)
 
 
@@ -261,7 +295,7 @@ def _checked(attack: Attack, scores: Floats, private: Observed, auxiliary: Auxil
     expected = (len(private.updates),) if classes <= 2 else (len(private.updates), classes)
     if scores.shape[1:] != expected or not np.isfinite(scores).all():
         raise UserError(
-            f"{type(attack).__name__}.decision_function gave shape {scores.shape[1:]} "
+            f"{type(attack).__name__}.{'decision_function' if classes else 'predict'} gave shape {scores.shape[1:]} "
             f"({int(np.isfinite(scores).sum())} finite) for {len(private.updates)} updates: one finite number a row"
             + (f" and class ({classes})" if classes > 2 else "")
         )

@@ -84,8 +84,10 @@ def slices_of(
     Raises
     ------
     UserError
-        Where a window holds no round.
+        Where a window holds no round, or a number of leaked updates is not positive.
     """
+    if any(number < 1 for number in leaked):
+        raise UserError(f"leaked_updates: at least one update leaks, not {min(leaked)}")
     unit = "speaker" if linked or audit.clients is None else "client"
     for number, drawn in drawn_rows(audit, unit, sorted(set(leaked)), draws=_DRAWS, seed=seed).items():
         rows = np.arange(len(drawn.groups))

@@ -18,7 +18,7 @@ from fl_privacy.attacks.base import SUPPLIES, Gradient, make_attacks
 from fl_privacy.attacks.evaluate import assess
 from fl_privacy.attacks.files import save
 from fl_privacy.attacks.observed import Observed
-from fl_privacy.attacks.question import SPEAKER, Question
+from fl_privacy.attacks.question import SPEAKER, Question, check_values
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
 from fl_privacy.config import ConfigError, SimulationFile
@@ -71,7 +71,7 @@ class FederatedSER:
         self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
         supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
         for name, attack in self._attacks:
-            check_needs(name, attack, supplied)
+            check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._defenses = [d.model_dump() for d in settings.defense]
         make_defenses(self._defenses)  # a wrong setting is refused before anything runs
 
@@ -101,6 +101,7 @@ class FederatedSER:
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
                 self._voices.check_strangers()
+                self._check_attribute()
             folder.stage(
                 "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
             )
@@ -145,6 +146,19 @@ class FederatedSER:
 
     def _seed(self, number: int) -> int:
         return int(np.random.SeedSequence([self.settings.simulation.seed, number]).generate_state(1)[0])
+
+    def _check_attribute(self) -> None:
+        """Refuse values of the attribute that nothing can be told of, before hours are spent."""
+        private, kept = self.settings.private, self.settings.capture.clients
+        victim = self._voices.partition("victim", self.settings.simulation.seed).labels.rows
+        watched = [row for client, row in victim.items() if kept is None or int(client) in kept]
+        for names in ({"matched": self._seed(99)} if self._matched else {}, self._shadows):
+            own = [
+                row for name, seed in names.items() for row in self._voices.partition(name, seed).labels.rows.values()
+            ]
+            if own:
+                theirs, mine = ([row[private.attribute] for row in rows] for rows in (watched, own))
+                check_values(mine, theirs, private.attribute, positive=private.positive, numeric=private.numeric)
 
     # ------------------------------------------------------------------ stages
 

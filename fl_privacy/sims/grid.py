@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.attacks.question import SPEAKER
 from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load, parse_value
 from fl_privacy.report.swept import short_names
 
@@ -68,6 +69,7 @@ def cells_of(
             first = load(source, changed).simulation.seed
             seeds = range(first, first + sweep.seeds)
             files = tuple(load(source, [*changed, ("simulation.seed", seed)]) for seed in seeds)
+            _check_candidates(files)
             same = json.dumps([file.resolved() for file in files], sort_keys=True)
             found.append((number, chosen, files, same))
     names: dict[str, str] = {}
@@ -76,6 +78,18 @@ def cells_of(
     if len(set(names.values())) < len(names):
         names = {same: f"{n:03d}_{name}" for n, (same, name) in enumerate(names.items())}
     return [Cell(number, chosen, files, root / names[same]) for number, chosen, files, same in found]
+
+
+def _check_candidates(files: Sequence[SimulationFile]) -> None:
+    """Refuse seeds that cannot be merged: who is held out is no candidate, and another seed holds out others."""
+    if files[0].private.attribute != SPEAKER:
+        return
+    folds = {f.simulation.seed % f.federation.folds if f.federation.fold is None else f.federation.fold for f in files}
+    if len(folds) > 1:
+        raise ConfigError(
+            f"{len(files)} seeds of the attribute 'speaker' hold out different speakers, so that the candidates differ "
+            "and no merged result can be made: set federation.fold (such as 0), the same for all seeds"
+        )
 
 
 def axis(text: str) -> list[dict[str, Any]]:

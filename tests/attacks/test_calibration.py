@@ -75,6 +75,19 @@ def test_scores_against_the_attack_weigh_next_to_nothing():
     assert np.abs(Calibration.learn(scores, labels, names, 2)(scores)).max() < 1e-4
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_unit_of_the_scores_makes_no_difference(classes, scale):
+    rng = np.random.default_rng(6)
+    of = np.repeat(np.arange(12), 5) % classes
+    names = [f"s{i // 5}" for i in range(60)]
+    scores = rng.normal(size=(60, classes)) + 2 * np.eye(classes)[of]
+    scores = scores if classes > 2 else scores[:, 1] - scores[:, 0]
+    one, other = (Calibration.learn(scores * c, of, names, classes) for c in (1.0, scale))
+    assert one.correlation == pytest.approx(other.correlation)
+    np.testing.assert_allclose(other(scores * scale), one(scores), rtol=1e-6, atol=1e-9)
+
+
 def test_equal_scores_are_no_crash():
     found = Calibration.learn(np.zeros(12), np.arange(12) // 6, [f"s{i // 2}" for i in range(12)], 2)
     assert np.isfinite(found(np.array([0.0, 1.0]))).all()

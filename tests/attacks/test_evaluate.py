@@ -11,6 +11,7 @@ from toy_federation import federation
 import fl_privacy
 from fl_privacy.attacks import Attack, Auxiliary, make_attacks
 from fl_privacy.attacks.attribute import InputReconstruction, RawLinear
+from fl_privacy.attacks.base import Examples
 from fl_privacy.attacks.blind import baselines
 from fl_privacy.attacks.evaluate import evaluate
 from fl_privacy.attacks.observed import Observed
@@ -175,6 +176,38 @@ def test_permutations_move_whole_speakers_and_never_the_observed_fit(pair):
         assert (given != labels).any()
     assert len({given.tobytes() for given in rest}) > 20
     assert all(len(aux.speakers) == len(given) for given, aux in watching.notes)
+
+
+@pytest.mark.parametrize("within", [False, True])
+def test_permutations_take_the_examples_along(pair, within):
+    """An attack that learns from the attacker's examples, too, must not see their true attribute under the control."""
+    own, private, labels = observed(pair)
+    of = dict(zip(own.speakers, labels.tolist(), strict=True)) | {"unseen-0": 0, "unseen-1": 1}
+    speakers = tuple(np.repeat(list(of), 4))
+    truth = np.array([i % 2 if within else of[s] for i, s in enumerate(speakers)])
+    examples = Examples(np.zeros((len(truth), 2), np.float32), np.zeros(len(truth), np.int64), speakers, truth)
+    watching = Watching()
+    auxiliary = Auxiliary(tuple(own.speakers), ("female", "male"), examples)
+    run_attack(watching, own, private, labels, auxiliary, permutations=25, seed=1)
+    first, *others = [(y, given.examples) for y, given in watching.notes]
+    np.testing.assert_array_equal(first[1].attribute, truth)
+    permuted = [(y, given) for y, given in others if len(y) == len(labels)]
+    assert len(permuted) == 25
+    for y, given in permuted:
+        assert given.attribute.sum() == truth.sum()
+        assert (given.attribute != truth).any()
+        new = dict(zip(own.speakers, y.tolist(), strict=True))
+        for speaker in of:
+            mine = given.attribute[np.array(speakers) == speaker]
+            assert sorted(mine) == [0, 0, 1, 1] if within else set(mine) <= {new.get(speaker, mine[0])}
+    assert within or any(
+        given.attribute[np.array(speakers) == "unseen-0"][0] == 1 for _, given in permuted
+    )  # people whose updates were never seen are people too
+    # While calibrating, the examples of those who are held out are held out, too.
+    for y, given in others:
+        if len(y) < len(labels):
+            assert len(set(given.speakers)) < len(of)
+            assert {"unseen-0", "unseen-1"} <= set(given.speakers)
 
 
 @pytest.mark.parametrize("attack", [InputReconstruction(), RawLinear(["all"]), LayerNorms()])

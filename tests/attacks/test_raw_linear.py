@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -7,12 +9,17 @@ from toy_federation import federation
 
 from fl_privacy.attacks import Auxiliary
 from fl_privacy.attacks.attribute import InputReconstruction, RawLinear, raw_linear
+from fl_privacy.errors import UserError
 from fl_privacy.updates import Update
 
 SHAPES = {"fc1.weight": (6, 5), "fc1.bias": (6,), "fc2.weight": (3, 6), "fc2.bias": (3,)}
 
 
 OWNERS = Auxiliary(tuple(map(str, range(24))), ("f", "m"))
+
+
+def owners(speakers) -> Auxiliary:
+    return Auxiliary(tuple(map(str, speakers)), ("f", "m"))
 
 
 def draw(n: int, seed: int) -> list[Update]:
@@ -59,7 +66,7 @@ def test_equals_logistic_regression_on_standardised_coordinates(layers, names, C
 def test_inner_products_are_kept():
     own = draw(20, 3)
     attack = RawLinear(["all"])
-    represented = attack.fit_transform(own, OWNERS)
+    represented = attack.fit_transform(own, owners(range(20)))
     x = flat(own, list(SHAPES))
     x = (x - x.mean(axis=0)) / (x.std(axis=0) + 1e-5)
     gram = x @ x.T / np.square(x).sum(axis=1).mean()
@@ -76,6 +83,36 @@ def test_fit_and_decision_function_equal_the_represented_path(make, tmp_path):
     assert one.fit(mine, y, auxiliary) is one
     score = two.learn(two.fit_transform(mine, auxiliary), y[None], auxiliary)
     np.testing.assert_array_equal(one.decision_function(theirs), score(two.transform(theirs))[0])
+
+
+def test_with_many_updates_means_over_a_speakers_stand_for_them():
+    """Two federations of the attacker's: the client called 0 is a woman here and a man there."""
+    rng = np.random.default_rng(0)
+    truth = np.repeat([0, 1], 60)
+    people = np.arange(120) // 10
+    tilt = rng.normal(size=SHAPES["fc1.weight"])
+
+    def updates(seed):
+        made = []
+        for update, man in zip(draw(120, seed), truth, strict=True):
+            arrays = {n: (a / np.abs(a).max()).astype(np.float32) for n, a in update.arrays.items()}
+            arrays["fc1.weight"] = (arrays["fc1.weight"] + man * tilt).astype(np.float32)
+            made.append(replace(update, client=str(len(made) // 10 % 6), arrays=arrays))
+        return made
+
+    own, private = updates(4), updates(5)
+    attack = RawLinear(rows=12).fit(own, truth, owners(people))
+    assert attack.fit_transform(own, owners(people)).shape == (120, 11)  # twelve means, centred
+    scores = attack.decision_function(private)
+    assert ((scores > 0) == truth).mean() > 0.9
+    whole = RawLinear().fit(own, truth, owners(people)).decision_function(private)
+    assert np.corrcoef(scores, whole)[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("bad", [1, 0, 2.5, True])
+def test_rows_are_a_number_from_two(bad):
+    with pytest.raises(UserError, match="RawLinear: rows must be a whole number from 2"):
+        RawLinear(rows=bad)
 
 
 def test_identical_updates_are_no_crash():

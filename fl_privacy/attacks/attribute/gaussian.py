@@ -41,6 +41,7 @@ class GaussianLikelihoodRatio(InnerProducts):
     """
 
     _standardised = False
+    tells_numbers = False
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.base import Auxiliary, LayerAttack, holding, layers_of
 from fl_privacy.updates import Update
 
+_SMALLEST = float(np.finfo(np.float32).tiny)
 _NAMES = ("mean", "standard deviation", "skewness", "kurtosis", "mean size", "largest", "smallest")
 
 
@@ -65,21 +66,21 @@ class LayerStatistics(LayerAttack):
 
 def _statistics(array: NDArray[np.float32]) -> NDArray[np.float64]:
     values = array.reshape(-1).astype(np.float64)
-    size = float(np.abs(values).max())
-    if size == 0.0:
-        return np.zeros(len(_NAMES))
+    size = max(float(np.abs(values).max()), _SMALLEST)
     values /= size  # late gradients are small: their powers would underflow
     mean, spread = float(values.mean()), float(values.std())
-    standard = (values - mean) / spread if spread > 1e-12 else np.zeros_like(values)
+    # Equal values, or all zero: nothing of a shape is left, and no ratio to the spread makes sense.
+    shaped = spread > 1e-6
+    standard = (values - mean) / spread if shaped else np.zeros_like(values)
     square = np.square(standard)
     return np.array(
         [
-            mean / max(spread, 1e-12),
-            np.log(size * max(spread, 1e-12)),
+            mean / spread if shaped else 0.0,
+            np.log(size * max(spread, 1e-6)),
             float(np.mean(square * standard)),
-            float(np.log(max(float(np.mean(np.square(square))), 1e-12))),
-            np.log(size * float(np.abs(values).mean())),
-            float(values.max()) / max(spread, 1e-12),
-            float(values.min()) / max(spread, 1e-12),
+            float(np.log(np.mean(np.square(square)))) if shaped else 0.0,
+            np.log(size * max(float(np.abs(values).mean()), 1e-6)),
+            float(values.max()) / spread if shaped else 0.0,
+            float(values.min()) / spread if shaped else 0.0,
         ]
     )

@@ -21,7 +21,7 @@ class InnerProducts(LayerAttack):
 
     With far more coordinates than updates, an L2-penalised linear classifier depends on the updates only through their
     inner products. Up to `rows` of the attacker's own updates, it is trained in the coordinates that the Gram matrix
-    gives, which is the same classifier (representer theorem). With more, means over consecutive updates of a client
+    gives, which is the same classifier (representer theorem). With more, means over consecutive updates of a speaker
     span the space instead: it still holds the difference between the means of the classes. (A random projection would
     not do: it keeps distances, but of a difference that is spread over all coordinates as thinly as the noise is, it
     keeps the share ``rows / coordinates``.) Updates are read in blocks of coordinates, so memory grows neither with the
@@ -60,7 +60,9 @@ class InnerProducts(LayerAttack):
         self.arrays_ = tuple(name for layer in self.layers_ for name in layer.arrays)
         held = holding(updates, self.layers_)
         self._own = [updates[i] for i in np.flatnonzero(held).tolist()]
-        self._starts, self._order = _runs(self._own, self.rows)
+        # Of speakers: in two federations of the attacker's, clients of one number are different people.
+        speakers = [speaker for speaker, it in zip(auxiliary.speakers, held, strict=True) if it]
+        self._starts, self._order = _runs(speakers, self.rows)
         gram = np.zeros((len(self._starts),) * 2)
         cross = np.zeros((len(self._own), len(self._starts)), np.float32)
         square = 0.0
@@ -126,11 +128,11 @@ class RawLinear(InnerProducts):
 _Block = NDArray[np.float32]
 
 
-def _runs(updates: Sequence[Update], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Cut updates into at most so many runs, each of one client: where runs start in which order of the updates."""
-    clients = np.array([update.client for update in updates])
-    order = np.argsort(clients, kind="stable")
-    lengths = np.unique(clients, return_counts=True)[1]
+def _runs(speakers: Sequence[str], most: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Cut updates into at most so many runs, each of one speaker: where runs start in which order of the updates."""
+    names = np.array(speakers)
+    order = np.argsort(names, kind="stable")
+    lengths = np.unique(names, return_counts=True)[1]
     length = 1
     while int(np.sum(-(-lengths // length))) > most and length < int(lengths.max()):
         length += 1
