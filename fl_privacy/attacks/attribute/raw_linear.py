@@ -69,7 +69,7 @@ class InnerProducts(LayerAttack):
         for means, mine, _ in self._blocks([]):
             gram += means @ means.T
             cross += mine @ means.T
-            square += float(np.square(mine, dtype=np.float64).sum())
+            square += float(np.einsum("ij,ij->", mine, mine, dtype=np.float64))  # (no copy of the block)
         values, vectors = np.linalg.eigh(gram)
         kept = values > values[-1] * 1e-8
         self._projection = vectors[:, kept] / np.sqrt(values[kept])
@@ -94,10 +94,9 @@ class InnerProducts(LayerAttack):
             for start in range(0, size, width):
                 block = np.stack([u.arrays[name].reshape(-1)[start : start + width] for u in every])
                 mine = block[: len(self._own)]
-                mean, spread = mine.mean(axis=0), mine.std(axis=0) + _SPREAD
-                block -= mean
+                block -= mine.mean(axis=0)
                 if self._standardised:
-                    block /= spread
+                    block /= np.sqrt(np.einsum("ij,ij->j", mine, mine) / np.float32(len(mine))) + _SPREAD
                 means = mine
                 if len(self._starts) < len(mine):
                     counts = np.diff(np.append(self._starts, len(mine)))[:, None]
