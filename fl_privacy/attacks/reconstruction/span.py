@@ -115,10 +115,11 @@ def _decompose(
     while width < most / 2:
         sketch = np.random.default_rng(0).standard_normal((rows.shape[1], width))
         basis = np.linalg.qr(rows @ sketch)[0]
-        across, triangle = np.linalg.qr((basis.T @ rows).T)
-        left, values, right = np.linalg.svd(triangle.T)
+        # There and back: the columns of the sketch itself would hold several times the rounding of the best ones.
+        across = np.linalg.qr(rows.T @ basis)[0]
+        left, values, right = np.linalg.svd(rows @ across, full_matrices=False)
         if examples is not None or values[-1] <= _floor(rows.shape, precision):
-            return basis @ left, values, right @ across.T
+            return left, values, right @ across.T
         width *= 2
     left, values, right = np.linalg.svd(rows, full_matrices=False)
     return left, values, right
