@@ -26,6 +26,7 @@ _CONTRAST = 0.05  # rounding, against the rows that are not held, up to which on
 _FEWEST = 0.1  # share of the rows that one holds, beyond those that any can
 _FEWEST_BLURRED = 0.25  # the same where rounding makes some look held
 _FRUITLESS = 4  # rounds without a find after which the less clean ones are taken
+_HOPELESS = 15  # rounds without a find after which the search ends
 _STARTS = 48
 _STEPS = 40
 _SLOWNESS = 0.8  # how the width of the measure shrinks from step to step
@@ -96,11 +97,6 @@ class Rows:
         scatter: Floats = (weights @ self.products).reshape(-1, self.dimension, self.dimension)
         return scatter
 
-    def doubt(self, weights: Floats) -> Floats:
-        """Return what rounding adds to `scatter`: a plane must not lean where rows are rounding alone."""
-        doubt: Floats = (self.noise**2 * (weights @ self.shrink**2))[:, None, None] * (self.gain.T @ self.gain)
-        return doubt
-
 
 def sparse_directions(span: Span, effort: int, seed: int = 0) -> Floats:
     """Find vectors of the column space of ``[G b]`` that are zero in many rows and are no sums of sparser ones.
@@ -130,7 +126,8 @@ def sparse_directions(span: Span, effort: int, seed: int = 0) -> Floats:
         for parts in _parts(rows, verdict, found, rng):
             found = join(found, _judge(rows, parts, found).genuine)
         fruitless = 0 if len(found) > before else fruitless + 1
-        if len(found) == span.rank or (fruitless >= _FRUITLESS and len(join(found, unclean)) == span.rank):
+        whole = len(join(found, unclean)) == span.rank and fruitless >= _FRUITLESS
+        if len(found) == span.rank or whole or fruitless == _HOPELESS:
             break
     directions: Floats = join(found, unclean) @ rows.gain.T
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -165,8 +162,6 @@ def _descend(points: Floats, products: Floats, planes: Floats, rows: Rows | None
         weights = 1 / ((planes @ points.T) ** 2 + np.maximum(width, least) ** 2)
         weights /= weights.sum(axis=1, keepdims=True)
         scatter = (weights @ products).reshape(-1, dimension, dimension)
-        if rows is not None:
-            scatter = scatter + rows.doubt(weights)
         planes = np.linalg.solve(scatter + tiny, planes[:, :, None])[:, :, 0]
         planes /= np.linalg.norm(planes, axis=1, keepdims=True)
         width *= _SLOWNESS
@@ -195,8 +190,7 @@ def _judge(rows: Rows, planes: Floats, found: Floats) -> _Verdict:
         return _Verdict(planes, planes, planes, np.zeros((0, m), np.bool_))
     for nearest in (_SETTLED, 0.0):
         held = rows.distance(planes) < np.maximum(rows.reach(planes), nearest)
-        weights = held / rows.shrink**2 / m
-        planes = np.linalg.eigh(rows.scatter(weights) + rows.doubt(weights))[1][:, :, 0]
+        planes = np.linalg.eigh(rows.scatter(held / rows.shrink**2) / m)[1][:, :, 0]
     distance, reach = rows.distance(planes), rows.reach(planes)
     held, count = distance < reach, (distance < reach).sum(axis=1)
     values, vectors = np.linalg.eigh(rows.scatter(held.astype(np.float64)))

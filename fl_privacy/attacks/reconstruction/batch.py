@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.reconstruction._sparse import SURE, join, sparse_directions
 from fl_privacy.attacks.reconstruction.span import FLOAT32, Span, find_span
 
+_CAUTION = 3.0  # how far errors lie above what is expected, in a few inputs of a hundred
+_ALONE = 0.5  # leverage of a unit on what it alone tells of
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -25,8 +28,8 @@ class Batch:
         Units that the example does not reach: how sparse d_i is. 0 for an input that is known only because all others
         are.
     error : ndarray, (k,)
-        Expected relative error of each input, from the rounding of the gradient and what examples that were not
-        recovered add.
+        Relative error that each input should stay below, from the rounding of the gradient and from what examples that
+        were not recovered add.
     rank : int
         Number of examples that the gradient tells apart.
     """
@@ -43,7 +46,7 @@ def batch_inputs(
     bias: NDArray[np.floating],
     *,
     examples: int | None = None,
-    tolerance: float = 0.05,
+    tolerance: float = 0.1,
     effort: int = 50,
     precision: float = FLOAT32,
 ) -> Batch:
@@ -59,7 +62,7 @@ def batch_inputs(
     weight, bias, examples, precision
         See `find_span`; the update must be a true gradient, or a multiple of one.
     tolerance : float
-        Inputs whose expected relative error is above this are left out.
+        Inputs whose `error` is above this are left out.
     effort : int
         Rounds of the search at most; a batch of 20 takes two or three.
 
@@ -77,29 +80,73 @@ def batch_inputs(
     batches of 20 almost always, of 32 mostly, of 48 hardly ever.
     """
     span = find_span(weight, bias, examples=examples, precision=precision)
-    if span.rank == 0 or span.rank >= min(span.left.shape[0], span.right.shape[1]):
-        return _none(weight, span.rank)
-    directions = sparse_directions(span, effort)
-    return _read(span, directions, tolerance) if len(directions) else _none(weight, span.rank)
+    batch = _attempt(weight, bias, span, np.arange(len(bias)), tolerance, effort)
+    if len(batch.inputs) < batch.rank:
+        less, kept = _shared(weight, bias, span, examples, precision)
+        if len(kept) < len(bias):
+            again = _attempt(weight, bias, less, kept, tolerance, effort)
+            batch = again if len(again.inputs) > len(batch.inputs) else batch
+    return batch
 
 
-def _read(span: Span, directions: NDArray[np.float64], tolerance: float) -> Batch:
+def _attempt(
+    weight: NDArray[np.floating],
+    bias: NDArray[np.floating],
+    span: Span,
+    kept: NDArray[np.intp],
+    tolerance: float,
+    effort: int,
+) -> Batch:
+    """Recover what the units that are kept tell; `span` is theirs."""
+    if 0 < span.rank < min(span.left.shape[0], span.right.shape[1]):
+        directions = sparse_directions(span, effort)
+        if len(directions):
+            return _read(weight, bias, span, kept, directions, tolerance)
+    units, inputs = weight.shape
+    return Batch(np.zeros((0, inputs)), np.zeros((0, units)), np.zeros(0, np.int64), np.zeros(0), span.rank)
+
+
+def _shared(
+    weight: NDArray[np.floating], bias: NDArray[np.floating], span: Span, examples: int | None, precision: float
+) -> tuple[Span, NDArray[np.intp]]:
+    """Leave out units that tell of an example that hardly any other unit tells of.
+
+    Where signals differ by many powers of ten, a weak one is above rounding only in units that no stronger example
+    reaches. If these are one or two, nothing shows where it is zero, and it stands in the way of the others.
+    """
+    kept = np.arange(len(bias))
+    while True:
+        shared = np.sum(span.left**2, axis=1) < _ALONE
+        if shared.all() or not shared.any():
+            return span, kept
+        kept = kept[np.flatnonzero(span.scale)[shared]]
+        span = find_span(weight[kept], bias[kept], examples=examples, precision=precision)
+
+
+def _read(
+    weight: NDArray[np.floating],
+    bias: NDArray[np.floating],
+    span: Span,
+    kept: NDArray[np.intp],
+    directions: NDArray[np.float64],
+    tolerance: float,
+) -> Batch:
     """Read inputs and signals off the directions of the signals."""
-    known, rank, live = len(directions), span.rank, span.scale > 0
+    known, rank = len(directions), span.rank
     # Where not all were found, the weakest directions stand for the others.
     whole = join(directions, np.eye(rank)[::-1]).T
     signals: NDArray[np.float64] = span.left * span.values @ whole
-    rows: NDArray[np.float64] = np.linalg.solve(whole, span.right)
-    zero = np.abs(signals) < SURE * span.noise
-    zero[:, known:] = False
-    signals[zero] = 0.0
-    error = np.hypot(_rounding(span, signals, rows), _mixing(signals, rows))
+    rows: NDArray[np.float64] = np.asarray(np.linalg.solve(whole, span.right), dtype=np.float64)
+    signals[np.abs(signals) < SURE * span.noise] = 0.0
+    error: NDArray[np.float64] = _CAUTION * np.hypot(_rounding(span, signals, rows), _mixing(signals, rows))
     # If exactly one is missing, its input is what the others leave.
     last = known + 1 if known == rank - 1 else known
     error[last:] = np.inf
     error[rows[:, -1] == 0] = np.inf
-    full = np.zeros((len(live), rank))
-    full[live] = span.scale[live, None] * signals * rows[:, -1]
+    across = span.right.T @ whole
+    full = np.asarray((weight @ across[:-1] + np.outer(bias, across[-1])) * rows[:, -1], dtype=np.float64)
+    live = kept[span.scale > 0]
+    full[live] *= signals != 0
     order = np.argsort(-np.linalg.norm(full, axis=0), kind="stable")
     sure = order[error[order] < tolerance]
     zeros = np.where(np.arange(rank) < known, (full == 0).sum(axis=0), 0)
@@ -128,8 +175,3 @@ def _mixing(signals: NDArray[np.float64], rows: NDArray[np.float64]) -> NDArray[
             share = np.quantile(ratio, 0.1, axis=0)
             error[mine] = float(share @ size) / size[mine] - share[mine]
     return error
-
-
-def _none(weight: NDArray[np.floating], rank: int) -> Batch:
-    units, inputs = weight.shape
-    return Batch(np.zeros((0, inputs)), np.zeros((0, units)), np.zeros(0, np.int64), np.zeros(0), rank)
