@@ -3,7 +3,7 @@
 Captured first layers of the SER federation (gender, RAVDESS attacked by the owner of EmoDB where `$FL_PRIVACY_DATA`
 has them, else synthetic voices), one thread, every attack in a fresh process with the shards in the page cache. Memory
 is the peak of RssAnon, libraries included. The CNN is timed for 60 s on these updates and **extrapolated** to its
-schedule (generation B, 40 epochs). The long form adds FedAvg, and trains the CNN once, on 240 of the shadow updates,
+schedule (generation B, 40 epochs). The long form adds FedAvg, and trains the CNN once, 20 epochs on 240 of the updates,
 beside ours on the same 240.
 
 Streaming: the raw-coordinate attack on 17,000 updates of its own and 1,600 private ones of 253,184 coordinates (1,700
