@@ -253,8 +253,8 @@ def captured(tmp_path: Path, make_store: Callable[..., UpdateStore], monkeypatch
             for i in range(clients)
         }
         make_store(name, [updates])
-        rows = [f"{i},{'fm'[sex[i]]}" for i in range(clients)]
-        (tmp_path / f"{name}.csv").write_text("\n".join(["client,gender", *rows]))
+        rows = [f"{i},{'fm'[sex[i]]},{30 + 20 * sex[i] + i % 3}" for i in range(clients)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["client,gender,age", *rows]))
     (tmp_path / "layerless.py").write_text(LAYERLESS)
     monkeypatch.syspath_prepend(tmp_path)
     sides = ["--shadow", str(tmp_path / "own"), "--labels", str(tmp_path / "private.csv")]
@@ -306,3 +306,20 @@ def test_a_layer_that_nothing_reads_is_refused(
     assert "no layer 'fc3' in the updates; there are: fc1, fc2" in capsys.readouterr().err
     assert call(monkeypatch, *captured, "--attack", "layerless:Blind", "--layer", "fc1") == 2
     assert "no attack here reads layers: layerless:Blind" in capsys.readouterr().err
+
+
+def test_attack_on_a_number_and_with_another_positive_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], captured: list[str], tmp_path: Path
+) -> None:
+    number = [*captured, "--attack", "raw-linear", "--layer", "fc2", "--attribute", "age", "--numeric"]
+    assert call(monkeypatch, *number) == 0
+    assert auc_of("raw-linear", capsys.readouterr().out) > 0.8  # the correlation
+    assert call(monkeypatch, *number, "--positive", "30") == 2
+    assert "'age' is a number: it has no positive value" in capsys.readouterr().err
+    out = tmp_path / "out"
+    women = ["--attack", "raw-linear", "--layer", "fc2", "--positive", "f", "--out", str(out)]
+    assert call(monkeypatch, *captured, *women) == 0
+    rows = [line.split(",") for line in (out / "scores.csv").read_text().splitlines()]
+    place = {name: i for i, name in enumerate(rows[0])}
+    said = [(r[place["label"]], float(r[place["score"]])) for r in rows[1:] if r[0] == "raw-linear"]
+    assert {label for label, score in said if score > 0} == {"f"}
