@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from fl_privacy.attacks.architecture import gradient_of
-from fl_privacy.attacks.attribute import AffineHull, BatchInputs, ClassWeighted
+from fl_privacy.attacks.attribute import AffineHull, BatchInputs, ClassWeighted, PrincipalInputs
 from fl_privacy.attacks.base import Auxiliary, Examples
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.attacks.reconstruction.batch import batch_inputs
@@ -87,7 +87,7 @@ def auc(scores: np.ndarray, private: Observed) -> float:
     return float((scores[male][:, None] > scores[~male]).mean())
 
 
-@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs])
+@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs, PrincipalInputs])
 def test_what_the_attribute_makes_of_each_class_is_told(sides, make):
     own, private, auxiliary, _ = sides
     labels = np.array([row["gender"] == "male" for row in own.rows], dtype=np.int64)
@@ -97,7 +97,7 @@ def test_what_the_attribute_makes_of_each_class_is_told(sides, make):
     assert np.mean([auc(row, private) for row in scores.permuted]) < 0.85
 
 
-@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs])
+@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs, PrincipalInputs])
 def test_without_an_effect_there_is_nothing_to_tell(make):
     values = []
     for seed in range(6):
@@ -174,9 +174,22 @@ def test_a_weight_difference_says_nothing_and_the_log_says_so(make, caplog):
     assert "reads gradients (FedSGD)" in caplog.text
 
 
-@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs])
+@pytest.mark.parametrize("make", [AffineHull, ClassWeighted, BatchInputs, PrincipalInputs])
 def test_without_examples_they_are_refused(sides, make):
     own, _, auxiliary, _ = sides
     bare = Auxiliary(auxiliary.speakers, auxiliary.classes, None, auxiliary.gradient)
     with pytest.raises(UserError, match="needs the attacker's own examples"):
         make().fit(own.updates, np.arange(len(own.updates)) % 2, bare)
+
+
+@pytest.mark.parametrize("kind", ["gradient", "delta"])
+def test_main_directions_are_those_of_the_singular_value_decomposition(sides, kind):
+    own, _, auxiliary, _ = sides
+    update = Update(1, "a", kind, 1.0, dict(own.updates[0].arrays))
+    attack = PrincipalInputs(rank=3)
+    attack.prepare(auxiliary)
+    right = np.linalg.svd(update.arrays["fc1.weight"].astype(np.float64), full_matrices=False)[2][:3]
+    found = attack.read(update, find_layers(update.shapes)[0]).reshape(CLASSES, INPUTS)
+    np.testing.assert_allclose(found, attack.prototypes_ @ right.T @ right, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match="rank must be a whole number from 1"):
+        PrincipalInputs(rank=0)

@@ -7,6 +7,7 @@ from fl_privacy.attacks.attribute.cnn import PublishedCNN
 from fl_privacy.attacks.attribute.gaussian import GaussianLikelihoodRatio
 from fl_privacy.attacks.attribute.input_reconstruction import InputReconstruction
 from fl_privacy.attacks.attribute.layer_statistics import LayerStatistics
+from fl_privacy.attacks.attribute.principal_inputs import PrincipalInputs
 from fl_privacy.attacks.attribute.raw_linear import RawLinear
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GaussianLikelihoodRatio",
     "InputReconstruction",
     "LayerStatistics",
+    "PrincipalInputs",
     "PublishedCNN",
     "RawLinear",
 ]
