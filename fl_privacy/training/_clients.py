@@ -44,8 +44,8 @@ class Clients:
 
     Attributes
     ----------
-    answers : ndarray, (a_round, size)
-        The answers of a round.
+    matrix : ndarray, (a_round, size)
+        The answers of a round, one a row.
     rows : list of Flat
         The same, each with its arrays.
     """
@@ -63,7 +63,7 @@ class Clients:
         self._make_hooks, self._hooked = make_hooks, bool(make_hooks())
         memory = torch.zeros(a_round, Flat.size(model.shapes))
         self.rows = [Flat(model.shapes, row) for row in memory]
-        self.answers: NDArray[np.float32] = memory.numpy()
+        self.matrix: NDArray[np.float32] = memory.numpy()
         self._examples: dict[int, dict[str, Tensor]] = {}
 
     def examples(self, client: int) -> dict[str, Tensor]:
@@ -71,6 +71,33 @@ class Clients:
         if client not in self._examples:
             self._examples[client] = read_client(self._data, client)
         return self._examples[client]
+
+    def answers(
+        self, chosen: Sequence[int], server_round: int, theta: Flat, *, step: float | None = None
+    ) -> list[Reply]:
+        """Do the work of several clients that are sent the same: what `answer` gives for each.
+
+        Parameters
+        ----------
+        chosen : sequence of int
+        server_round, theta, step
+            See `answer`.
+        """
+        if self._settings.algorithm == "fedsgd" and step is None and not self._hooked and self._model.stacks:
+            examples = [self.examples(client) for client in chosen]
+            seeds = [np.random.SeedSequence([self._settings.seed, server_round, client]) for client in chosen]
+            work = [(s, e["train_features"], e["train_labels"]) for s, e in zip(seeds, examples, strict=True)]
+            rows = self.rows[: len(chosen)]
+            try:
+                counts = self._model.gradients(theta, work, self._settings.batch_size, rows)
+            except Exception:  # of a single client: it is found below
+                counts = []
+            if counts and not any(row.broken for row in rows):
+                return [
+                    Reply(str(client), 0, row.arrays, "gradient", num_examples=float(count), finite=True)
+                    for client, row, count in zip(chosen, rows, counts, strict=True)
+                ]
+        return [self.answer(client, server_round, theta, row, step=step) for row, client in enumerate(chosen)]
 
     def answer(
         self,

@@ -7,7 +7,7 @@ that a defense has changed goes through `fl_privacy.training.local` instead.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,8 +21,19 @@ from fl_privacy.training.local import ADAM, GradientHook
 _LAYERS = ("fc1", "fc2", "fc3")
 
 
+_LEAST_STACKED = 8
+"""Rows. Products of fewer take other paths in the libraries, which round differently."""
+
+_STACK = 256
+"""Rows that go through the network together, at most: more would not stay in the cache."""
+
+
 class _Rows(NamedTuple):
-    """Memory for a batch, one row an example."""
+    """Memory for examples, one row each.
+
+    Inputs `x`, the hidden layers' values `a1` and `a2`, what dropout multiplies them with, the loss by what enters each
+    layer's units (`d1`, `d2`, `d3`), the classes' log-probabilities, and the loss by these.
+    """
 
     x: Tensor
     a1: Tensor
@@ -50,9 +61,10 @@ class Steps:
         self._widths = [network.fc1.in_features, *hidden * 3, *[network.fc3.out_features] * 3]
         self._kept = 1.0 - network.dropout1.p, 1.0 - network.dropout2.p
         self._memory = [torch.empty(0, width) for width in self._widths]
-        self._rows: dict[int, _Rows] = {}
+        self._rows: dict[tuple[int, int], _Rows] = {}
         self._slopes: Flat | None = None
         self._moments = torch.empty(0), torch.empty(0), torch.zeros(())
+        self._stackable: bool | None = None
 
     @classmethod
     def of(cls, network: nn.Module) -> Steps | None:
@@ -84,21 +96,67 @@ class Steps:
             Numbers of the batch's examples.
         out : Flat
         """
-        w, g = theta.tensors, out.tensors
-        rows = self._rows.get(len(batch)) or self._make(len(batch))
-        x, a1, a2, keep1, keep2, d1, d2, d3, logs, wanted = rows
-        torch.index_select(features, 0, batch, out=x)
-        _forward(x, w, "fc1", a1, keep1, self._kept[0])
-        _forward(a1, w, "fc2", a2, keep2, self._kept[1])
-        torch.addmm(w["fc3.bias"], a2, w["fc3.weight"].t(), out=d3)
-        torch.log_softmax(d3, 1, out=logs)
-        wanted.zero_().scatter_(1, labels[batch].unsqueeze(1), -1.0 / len(batch))
-        torch.ops.aten._log_softmax_backward_data.out(wanted, logs, 1, torch.float32, out=d3)
-        _weights(d3, a2, g, "fc3")
-        _backward(d3, w["fc3.weight"], a2, keep2, self._kept[1], d2)
-        _weights(d2, a1, g, "fc2")
-        _backward(d2, w["fc2.weight"], a1, keep1, self._kept[0], d1)
-        _weights(d1, x, g, "fc1")
+        rows = self._at(0, len(batch))
+        self._draw(rows, features, labels, batch)
+        self._through(rows, theta.tensors)
+        _slopes(rows, out.tensors)
+
+    @torch.no_grad()
+    def gradients(
+        self, theta: Flat, draws: Sequence[Callable[[], tuple[Tensor, Tensor, Tensor]]], outs: Sequence[Flat]
+    ) -> list[int]:
+        """Do what `gradient` does for several clients at the same parameters, in fewer and larger products.
+
+        Equal to the bit: whether that is so with this machine's library is tried on the first clients, and where it is
+        not, they go through one by one.
+
+        Parameters
+        ----------
+        theta : Flat
+        draws : sequence of callables
+            Each seeds torch's default generator, draws a batch, and returns features, labels and the batch.
+        outs : sequence of Flat
+
+        Returns
+        -------
+        list of int
+            Number of examples in each batch.
+        """
+        counts: list[int] = []
+        while len(counts) < len(draws):
+            counts += self._group(theta, draws[len(counts) :], outs[len(counts) :])
+        return counts
+
+    def _group(
+        self, theta: Flat, draws: Sequence[Callable[[], tuple[Tensor, Tensor, Tensor]]], outs: Sequence[Flat]
+    ) -> list[int]:
+        """Do some of the first of these; return the numbers of their examples."""
+        self._at(0, _STACK)
+        counts: list[int] = []
+        at = 0
+        for draw in draws:
+            features, labels, batch = draw()
+            n = len(batch)
+            if self._stackable is False or n < _LEAST_STACKED or at + n > _STACK:
+                if counts:
+                    break  # begins the next group, drawn again
+                self.gradient(theta, features, labels, batch, outs[0])
+                return [n]
+            self._draw(self._at(at, n), features, labels, batch)
+            counts.append(n)
+            at += n
+        self._through(self._at(0, at), theta.tensors)
+        at = 0
+        for n, out in zip(counts, outs, strict=False):
+            _slopes(self._at(at, n), out.tensors)
+            at += n
+        if self._stackable is None and len(counts) > 1:
+            self._stackable = True
+            for draw, out in zip(draws, outs[: len(counts)], strict=False):
+                together = out.whole.clone()
+                self.gradient(theta, *draw(), out)
+                self._stackable &= torch.equal(together, out.whole)
+        return counts
 
     @torch.no_grad()
     def train(
@@ -140,12 +198,51 @@ class Steps:
                     maximize=False,
                 )
 
-    def _make(self, n: int) -> _Rows:
-        if n > len(self._memory[0]):
-            self._memory = [torch.empty(n, width) for width in self._widths]
+    def _at(self, start: int, n: int) -> _Rows:
+        """Return the memory of some rows."""
+        if start + n > len(self._memory[0]):
+            self._memory = [torch.empty(start + n, width) for width in self._widths]
             self._rows.clear()
-        self._rows[n] = _Rows(*(memory[:n] for memory in self._memory))
-        return self._rows[n]
+        if (start, n) not in self._rows:
+            self._rows[start, n] = _Rows(*(memory[start : start + n] for memory in self._memory))
+        return self._rows[start, n]
+
+    def _draw(self, rows: _Rows, features: Tensor, labels: Tensor, batch: Tensor) -> None:
+        """Bring in a batch, and draw what is dropped."""
+        torch.index_select(features, 0, batch, out=rows.x)
+        for keep, kept in zip((rows.keep1, rows.keep2), self._kept, strict=True):
+            if kept < 1.0:
+                keep.bernoulli_(kept).div_(kept)
+        right = torch.index_select(labels, 0, batch).unsqueeze(1)
+        rows.wanted.zero_().scatter_(1, right, -1.0 / len(batch))
+
+    def _through(self, rows: _Rows, w: Mapping[str, Tensor]) -> None:
+        """Go forward and backward, to the loss by what enters each layer's units."""
+        x, a1, a2, keep1, keep2, d1, d2, d3, logs, wanted = rows
+        one, two = (kept < 1.0 for kept in self._kept)
+        for values, layer, after, keep, drops in ((x, "fc1", a1, keep1, one), (a1, "fc2", a2, keep2, two)):
+            torch.addmm(w[f"{layer}.bias"], values, w[f"{layer}.weight"].t(), out=after)
+            after.relu_()
+            if drops:
+                after.mul_(keep)
+        torch.addmm(w["fc3.bias"], a2, w["fc3.weight"].t(), out=d3)
+        torch.log_softmax(d3, 1, out=logs)
+        torch.ops.aten._log_softmax_backward_data.out(wanted, logs, 1, torch.float32, out=d3)
+        for after, layer, values, keep, drops, before in (
+            (d3, "fc3", a2, keep2, two, d2),
+            (d2, "fc2", a1, keep1, one, d1),
+        ):
+            torch.mm(after, w[f"{layer}.weight"], out=before)
+            if drops:
+                before.mul_(keep)
+            torch.ops.aten.threshold_backward.grad_input(before, values, 0, grad_input=before)
+
+
+def _slopes(rows: _Rows, out: Mapping[str, Tensor]) -> None:
+    """Write the loss by the weights and biases."""
+    for layer, after, values in (("fc3", rows.d3, rows.a2), ("fc2", rows.d2, rows.a1), ("fc1", rows.d1, rows.x)):
+        torch.mm(after.t(), values, out=out[f"{layer}.weight"])
+        torch.sum(after, 0, out=out[f"{layer}.bias"])
 
 
 def apply_hook(hook: GradientHook | None, gradient: Flat) -> None:
@@ -154,25 +251,3 @@ def apply_hook(hook: GradientHook | None, gradient: Flat) -> None:
         changed = hook({name: tensor.clone() for name, tensor in gradient.tensors.items()})
         for name, tensor in gradient.tensors.items():
             tensor.copy_(changed[name])
-
-
-def _forward(x: Tensor, w: Mapping[str, Tensor], layer: str, out: Tensor, keep: Tensor, kept: float) -> None:
-    """A hidden layer; 0 where a unit is silent or dropped."""
-    torch.addmm(w[f"{layer}.bias"], x, w[f"{layer}.weight"].t(), out=out)
-    out.relu_()
-    if kept < 1.0:
-        out.mul_(keep.bernoulli_(kept).div_(kept))
-
-
-def _backward(after: Tensor, weight: Tensor, values: Tensor, keep: Tensor, kept: float, out: Tensor) -> None:
-    """The loss by what enters a hidden layer's units, from that by the next one's."""
-    torch.mm(after, weight, out=out)
-    if kept < 1.0:
-        out.mul_(keep)
-    torch.ops.aten.threshold_backward.grad_input(out, values, 0, grad_input=out)
-
-
-def _weights(after: Tensor, values: Tensor, out: Mapping[str, Tensor], layer: str) -> None:
-    """The loss by a layer's weights and biases."""
-    torch.mm(after.t(), values, out=out[f"{layer}.weight"])
-    torch.sum(after, 0, out=out[f"{layer}.bias"])

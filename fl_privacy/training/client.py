@@ -5,6 +5,7 @@ Both call `local_update`, so that their results are the same to the bit.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -120,6 +121,27 @@ class LocalModel:
             # Layers that a defense froze have no gradient.
             tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
         return examples
+
+    @property
+    def stacks(self) -> bool:
+        """Whether `gradients` can be had."""
+        return self._steps is not None
+
+    def gradients(
+        self,
+        theta: Flat,
+        clients: Sequence[tuple[np.random.SeedSequence, Tensor, Tensor]],
+        batch_size: int,
+        outs: Sequence[Flat],
+    ) -> list[int]:
+        """Do what `gradient` does for several clients: (seed of torch's generator, features, labels) each."""
+        assert self._steps is not None
+
+        def draw(seed: np.random.SeedSequence, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            seed_torch(seed)
+            return features, labels, torch.randperm(len(features))[:batch_size]
+
+        return self._steps.gradients(theta, [functools.partial(draw, *client) for client in clients], outs)
 
     def train(
         self, theta: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, hook: GradientHook | None

@@ -31,8 +31,6 @@ from fl_privacy.updates.told import Told
 _LEAST_EVALUATED = 2
 """FedAvg's ``min_evaluate_nodes``."""
 
-_BLOCK = 32_768
-
 
 @dataclass(frozen=True)
 class FederationPlan:
@@ -184,7 +182,7 @@ class _Loop:
     def train(self, theta: Flat, server_round: int) -> list[Reply]:
         """Let some clients answer, in the order of their numbers."""
         chosen = self._plan.sample(server_round, "configure_train", self._number, self._plan.clients_per_round)
-        return [self._clients.answer(client, server_round, theta, row) for row, client in enumerate(chosen)]
+        return self._clients.answers(chosen, server_round, theta)
 
     def aggregate(self, theta: Flat, replies: Sequence[Reply]) -> None:
         """Replace the model by the mean of the answers, or by a step along it, as FedAvg and `FedSGD` do."""
@@ -193,7 +191,7 @@ class _Loop:
             return
         total = sum(examples for _, examples in usable)
         shares = [examples / total for _, examples in usable]
-        answers = self._clients.answers
+        answers = self._clients.matrix
         if len(usable) < len(answers):
             answers = answers[[row for row, _ in usable]]
         weighted_mean(answers, shares, self._mean)
@@ -230,10 +228,7 @@ def weighted_mean(answers: NDArray[np.float32], weights: Sequence[float], out: N
         One a row.
     out : ndarray, (m,)
     """
-    product = np.empty(min(_BLOCK, answers.shape[1]), np.float32)
-    # In blocks that stay in the cache: whole rows would go through memory several times.
-    for start in range(0, answers.shape[1], _BLOCK):
-        block, mean = answers[:, start : start + _BLOCK], out[start : start + _BLOCK]
-        np.multiply(block[0], weights[0], out=mean)
-        for row, weight in zip(block[1:], weights[1:], strict=True):
-            mean += np.multiply(row, weight, out=product[: len(mean)])
+    np.multiply(answers[0], weights[0], out=out)
+    product = np.empty_like(out)
+    for row, weight in zip(answers[1:], weights[1:], strict=True):
+        out += np.multiply(row, weight, out=product)

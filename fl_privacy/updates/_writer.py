@@ -50,6 +50,8 @@ class Reply:
         Where the pseudonym comes from.
     told : int
         Which of the round's `told` the client got.
+    finite : bool
+        Of a gradient: whether it is known that all values are finite; else it is looked for.
     """
 
     client: str
@@ -60,6 +62,7 @@ class Reply:
     failure: str = ""
     named_by: NamedBy = "query"
     told: int = 0
+    finite: bool = False
 
     @classmethod
     def error(cls, client: str, reason: str | None, sent: int = 0, named_by: NamedBy = "query", told: int = 0) -> Reply:
@@ -334,6 +337,8 @@ class Writer:
                     arrays[key] = np.subtract(returned, model[name], out=buffer, dtype=wide, casting="unsafe")
                 else:
                     arrays[key] = _copy(returned, np.float32, memory, key)
+                    if reply.finite:
+                        continue
                 # The product is quick and needs no temporary; where it overflows, look closer.
                 flat = arrays[key].reshape(-1)
                 if not np.isfinite(np.dot(flat, flat)) and not np.isfinite(flat).all():

@@ -131,6 +131,22 @@ def test_what_a_client_cannot_send_is_recorded_alike(both, changes):
     assert "is not finite" in loop.failures[0][2]
 
 
+def test_one_clients_broken_examples_are_its_own_failure(data, tmp_path, both):
+    rng = np.random.default_rng(0)
+    clients = [ClientData(*draw(rng, 12), *draw(rng, 2)) for _ in range(CLIENTS)]
+    clients[5].train_features[:] = np.nan  # its gradient is not finite
+    clients[4].train_labels[:] = 99  # there is no such class
+    write_federation(data, clients, CLASSES, *draw(rng, 9))
+    (flower, _), (loop, _) = both()
+    assert {client: reason.split(":")[0] for _, client, reason in loop.failures} == {
+        "5": "error reply",
+        "4": "error reply",
+    }
+    assert [(u.round, u.client) for u in loop.updates()] == [(u.round, u.client) for u in flower.updates()]
+    for theirs, ours in zip(flower.updates(), loop.updates(), strict=True):
+        assert all(array.tobytes() == ours.arrays[name].tobytes() for name, array in theirs.arrays.items())
+
+
 def test_a_defense_that_raises_is_an_error_of_its_client_alone(both):
     (flower, _), (loop, _) = both(**defended(("Moody", {})))
     assert loop.digest() == flower.digest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from torch.nn.utils import parametrizations
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training import batch_gradient
 from fl_privacy.training._steps import Steps
-from fl_privacy.training.client import ClientSettings, LocalModel
+from fl_privacy.training.client import ClientSettings, LocalModel, seed_torch
 from fl_privacy.training.flat import Flat
 
 
@@ -53,6 +54,51 @@ def test_the_gradient_is_that_of_autograd_to_the_bit(inputs, classes, n, batch_s
     assert list(out.tensors) == list(expected)
     for name, gradient in expected.items():
         assert torch.equal(out.tensors[name], gradient), name
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    inputs=st.sampled_from([12, 37, 988]),
+    sizes=st.lists(st.integers(1, 30), min_size=1, max_size=20),
+    batch_size=st.integers(1, 25),
+    dropout=st.sampled_from([0.0, 0.3]),
+)
+def test_several_clients_together_are_the_same_to_the_bit(inputs, sizes, batch_size, dropout):
+    network = SERNet(inputs, 4, dropout)
+    model, theta = LocalModel(network), flat_of(network)
+    clients = [(np.random.SeedSequence([3, i]), *problem(inputs, n)) for i, n in enumerate(sizes)]
+    outs, alone = ([flat_of(network) for _ in sizes] for _ in range(2))
+    for _ in range(2):  # the first time it is tried whether the library allows it
+        for out in outs:
+            for tensor in out.tensors.values():
+                tensor.fill_(float("nan"))
+        counts = model.gradients(theta, clients, batch_size, outs)
+        assert counts == [min(n, batch_size) for n in sizes]
+        for (seed, features, labels), out, expected in zip(clients, outs, alone, strict=True):
+            seed_torch(seed)
+            model.gradient(theta, features, labels, batch_size, None, expected)
+            assert torch.equal(out.whole, expected.whole)
+
+
+def test_where_the_library_rounds_otherwise_they_go_one_by_one(monkeypatch):
+    """A library whose larger products differ in the last bit from its smaller ones."""
+    network = SERNet(12, 4, 0.0)
+    model, theta = LocalModel(network), flat_of(network)
+    clients = [(np.random.SeedSequence([3, i]), *problem(12, 10)) for i in range(4)]
+    outs, expected = ([flat_of(network) for _ in clients] for _ in range(2))
+    for (seed, features, labels), out in zip(clients, expected, strict=True):
+        seed_torch(seed)
+        model.gradient(theta, features, labels, 10, None, out)
+    exact = torch.addmm
+
+    def rounded(bias, values, weights, *, out):
+        exact(bias, values, weights, out=out)
+        return out.mul_(1 + 1e-6 * (len(values) > 10))
+
+    monkeypatch.setattr(torch, "addmm", rounded)
+    for _ in range(2):
+        model.gradients(theta, clients, 10, outs)
+        assert all(torch.equal(out.whole, wanted.whole) for out, wanted in zip(outs, expected, strict=True))
 
 
 def test_as_many_random_numbers_are_drawn_as_by_autograd():
