@@ -220,7 +220,8 @@ class AuditSettings(_Section):
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     permutations: int = Field(default=200, ge=1, le=100_000)
     link_shards: bool = True
-    """Whether the attacker knows which clients are one speaker's; else evidence is added up per client alone."""
+    """Whether the attacker knows which clients are one speaker's. Claims of leaked updates and of spans of rounds are
+    per speaker if it does, else per client. (The others are of both: a claim per speaker supposes that it knows.)"""
     leaked_updates: tuple[Annotated[int, Field(ge=1)], ...] = (1, 3, 5, 10)
     """Numbers of leaked updates of a client (or speaker, where linked) to make claims of, beside all of them."""
     windows: tuple[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], ...] | None = None
@@ -297,6 +298,12 @@ class SimulationFile(_Section):
     protocol: ProtocolSettings = ProtocolSettings()
     sweep: SweepSettings | None = None
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
+
+    @model_validator(mode="after")
+    def _published_of_classes(self) -> SimulationFile:
+        if self.protocol.name == "as-published" and self.private.numeric:
+            raise ValueError("protocol: the published rules are for classes, not for a numeric attribute")
+        return self
 
     @model_validator(mode="after")
     def _attacker_owns_others(self) -> SimulationFile:

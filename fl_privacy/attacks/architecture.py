@@ -53,8 +53,10 @@ def gradient_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | Non
                     parameter.copy_(torch.from_numpy(np.array(arrays[name], dtype=np.float32)))
             held.append(arrays)
         asked = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
-        value = measure(model(torch.from_numpy(features)), torch.from_numpy(labels))
+        device = next(iter(parameters.values())).device
+        inputs = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
+        value = measure(model(inputs), torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device))
         found = torch.autograd.grad(value, list(asked.values()))
-        return {name: np.asarray(part) for name, part in zip(asked, found, strict=True)}
+        return {name: part.cpu().numpy() for name, part in zip(asked, found, strict=True)}
 
     return gradient
