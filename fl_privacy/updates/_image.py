@@ -58,7 +58,11 @@ class Plan:
 
     @classmethod
     def of(
-        cls, tensors: Mapping[str, NDArray[Any]], halved: str | None = None, server_round: int | None = None
+        cls,
+        tensors: Mapping[str, NDArray[Any]],
+        halved: str | None = None,
+        server_round: int | None = None,
+        image: Image | None = None,
     ) -> Plan:
         """Plan a safetensors file.
 
@@ -71,12 +75,19 @@ class Plan:
         server_round : int, optional
             Written into the file, so that a shard cannot pass for that of another round. (One key: several would not
             have an order of their own.)
+        image : Image, optional
+            Gives the memory for what is converted.
         """
         arrays, dtypes = {}, []
         for name in sorted(tensors):
             array = np.ascontiguousarray(tensors[name])
             if halved is not None and name.startswith(halved):
-                dtype, array = "BF16", _bfloat16(array)
+                dtype = "BF16"
+                wide, array = (
+                    array,
+                    image.place(name, array.shape, np.uint16) if image else np.empty(array.shape, np.uint16),
+                )
+                _halve(wide, array)
             else:
                 array = array.astype(array.dtype.newbyteorder("="), copy=False)
                 if array.dtype.kind == "u" and array.dtype.itemsize > 1:  # torch cannot read all of them back
@@ -120,15 +131,16 @@ class Image:
     def __init__(self) -> None:
         self._bytes = mmap.mmap(-1, mmap.PAGESIZE)
         self._places: dict[str, NDArray[Any]] = {}
-        self._elsewhere: dict[str, NDArray[Any]] = {}
+        self._elsewhere: dict[tuple[str, str], NDArray[Any]] = {}
 
     def place(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """Return memory for an array of the next file: where the last one had it, if it had one of this form."""
-        for held in (self._places.get(name), self._elsewhere.get(name)):
+        key = name, np.dtype(dtype).str
+        for held in (self._places.get(name), self._elsewhere.get(key)):
             if held is not None and held.shape == shape and held.dtype == dtype:
                 return held
-        self._elsewhere[name] = np.empty(shape, dtype)
-        return self._elsewhere[name]
+        self._elsewhere[key] = np.empty(shape, dtype)
+        return self._elsewhere[key]
 
     def write(self, path: Path, plan: Plan, *, past_cache: bool) -> bool:
         """Write a file under a temporary name, then rename it.
@@ -183,8 +195,8 @@ class Image:
                 part[:] = array.reshape(-1).view(np.uint8)
             self._places[name] = part.view(array.dtype).reshape(plan.shapes[name])
             at += array.nbytes
-        forms = {name: (place.shape, place.dtype) for name, place in self._places.items()}
-        self._elsewhere = {n: a for n, a in self._elsewhere.items() if forms.get(n) != (a.shape, a.dtype)}
+        forms = {(name, place.dtype.str): place.shape for name, place in self._places.items()}
+        self._elsewhere = {key: a for key, a in self._elsewhere.items() if forms.get(key) != a.shape}
 
 
 def _address(array: NDArray[Any]) -> int:
@@ -219,13 +231,12 @@ def _write_all(file: Any, data: Any) -> None:
         view = view[file.write(view) :]
 
 
-def _bfloat16(array: NDArray[np.float32]) -> NDArray[np.uint16]:
+def _halve(array: NDArray[np.float32], out: NDArray[np.uint16]) -> None:
+    """Write the bits of bfloat16 numbers: rounded to nearest even, a NaN stays one."""
     import torch
 
-    # Rounds to nearest even, and turns no NaN into an infinity.
-    halved = torch.from_numpy(np.asarray(array, dtype=np.float32)).to(torch.bfloat16)
-    bits: NDArray[np.uint16] = halved.view(torch.int16).numpy().view(np.uint16)
-    return bits
+    wide = torch.from_numpy(np.asarray(array, dtype=np.float32))
+    torch.from_numpy(out.view(np.int16)).view(torch.bfloat16).copy_(wide)
 
 
 class Way:

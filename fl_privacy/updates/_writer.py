@@ -359,7 +359,7 @@ class Writer:
             if header is not None:
                 replace(self._path / HEADER, header)
             halved = "update/" if self._settings.dtype == "bfloat16" else None
-            plan, began = Plan.of(tensors, halved, server_round), time.perf_counter()
+            plan, began = Plan.of(tensors, halved, server_round, memory), time.perf_counter()
             past_cache = memory.write(shard, plan, past_cache=past_cache)
             self._way.note(past_cache, (time.perf_counter() - began) / plan.size)
             line |= {"shard": shard.name, "bytes": shard.stat().st_size}

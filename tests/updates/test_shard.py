@@ -40,7 +40,7 @@ def test_what_is_written_is_what_was_there(tmp_path_factory, rounds):
             else:
                 tensors[name] = made.copy()
         wanted = {name: array.copy() for name, array in tensors.items()}
-        image.write(path, Plan.of(tensors, "update/" if halved else None, number), past_cache=past_cache)
+        image.write(path, Plan.of(tensors, "update/" if halved else None, number, image), past_cache=past_cache)
         with safe_open(path, framework="pt") as file:
             assert file.metadata() == {"round": str(number)}
             assert set(file.keys()) == set(wanted)
