@@ -46,7 +46,7 @@ def federate(folder: Path, partition: int) -> dict[str, float]:
 def attack(folder: Path, labels: dict[str, Labels], shadow: str = "shadow") -> dict[str, float]:
     """Attack both ways that the command line does by default; return each AUC per practice."""
     evaluation = flp.evaluate(
-        [InputReconstruction(), RawLinear()],
+        [InputReconstruction(C=1e-2, classifier="logistic"), RawLinear(classifier="logistic")],
         flp.UpdateStore(folder / "victim"),
         shadow=flp.UpdateStore(folder / shadow),
         labels=labels["victim"],
