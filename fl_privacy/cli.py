@@ -222,7 +222,7 @@ def sweep(
     keep_stores: Annotated[bool, typer.Option("--keep-stores", help="Keep the captured updates (gigabytes).")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run a grid of simulations (--vary, or the file's [sweep]) over processes, and print one table."""
+    """Run a grid of simulations (--vary, or the sweep section of the file) over processes, and print one table."""
     from fl_privacy.sims.sweep import sweep as run_sweep
     from fl_privacy.sims.sweep import table
 

@@ -300,6 +300,14 @@ class SimulationFile(_Section):
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
+    def _folds_once(self) -> SimulationFile:
+        if self.shadow.hold_out and self.shadow.federations > self.federation.folds:
+            raise ValueError(
+                f"shadow.federations = {self.shadow.federations} with hold_out: there are {self.federation.folds} folds"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _published_of_classes(self) -> SimulationFile:
         if self.protocol.name == "as-published" and self.private.numeric:
             raise ValueError("protocol: the published rules are for classes, not for a numeric attribute")

@@ -59,6 +59,14 @@ class Examples:
     speakers: tuple[str, ...]
     attribute: NDArray[Any]
 
+    def __post_init__(self) -> None:
+        counts = {len(self.features), len(self.labels), len(self.speakers), len(self.attribute)}
+        if np.ndim(self.features) != 2 or len(counts) > 1:
+            raise UserError(
+                f"examples need features of shape (n, d), and n labels, speakers and values of the attribute: got "
+                f"{np.shape(self.features)}, {len(self.labels)}, {len(self.speakers)} and {len(self.attribute)}"
+            )
+
     def where(self, rows: NDArray[np.bool_]) -> Examples:
         """Return some of the examples."""
         speakers = tuple(s for s, kept in zip(self.speakers, rows, strict=True) if kept)
@@ -141,9 +149,10 @@ class LinearAttack:
     ----------
     C : float
         Inverse strength of the classifier's L2 penalty, on a standardised representation.
-    classifier : {"ridge", "lda", "logistic"}
-        Ridge regression of class indicators, linear discriminant analysis with Ledoit and Wolf's shrinkage, or logistic
-        regression with classes weighted equally. For two classes the first two differ in their penalty alone.
+    classifier : {"ridge", "lda", "logistic", "nearest-centroid"}
+        Ridge regression of class indicators, linear discriminant analysis with Ledoit and Wolf's shrinkage, logistic
+        regression with classes weighted equally, or the nearest class mean. For two classes the first two differ in
+        their penalty alone.
     """
 
     needs = frozenset({"updates"})

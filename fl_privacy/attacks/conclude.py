@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -122,6 +122,9 @@ def conclude(
     primary = next(iter(audits))
     for name, audit in audits.items():
         shared = {**context, "primary": name == primary}
+        if not audit.evidence.any():
+            evaluation.claims += silence(audit, **shared)
+            continue
         evaluation.claims += audit.claims(**shared)
         evaluation.claims.append(against_blind(audit, blinds, **shared))
         evaluation.claims += [claim for part in slices if part.attack == name for claim in part.claims(**shared)]
@@ -130,6 +133,27 @@ def conclude(
         evaluation.controls += [Control(**vars(claim), control=name, of=primary) for claim in audit.claims(**context)]
     evaluation.controls += majority_controls(audits[primary], primary, **context)
     return evaluation
+
+
+def silence(audit: AnyAudit, **shared: Any) -> list[Claim]:
+    """Say in place of numbers that an attack could read none of the updates.
+
+    Raises
+    ------
+    UserError
+        Of the primary attack: a run with nothing to claim.
+    """
+    if shared.get("primary"):
+        raise UserError(
+            f"{audit.name!r} can read none of these updates (an attack on gradients reads no weight differences): put "
+            "another attack first"
+        )
+    reason = "the attack can read none of these updates"
+    return [
+        replace(claim, value=None, low=None, high=None, reason=reason)
+        for claim in audit.claims(**shared)
+        if claim.unit == "speaker"
+    ]
 
 
 def against_blind(audit: AnyAudit, blinds: Mapping[str, AnyAudit], **shared: Any) -> Claim:

@@ -81,6 +81,13 @@ class Question:
                 f"{len(both)} speaker(s) stand on both sides, such as {both[0]!r}: the attacker owns other people "
                 "(give different people different names)"
             )
+        if examples is not None and attribute != SPEAKER:
+            known = sorted(private.named_speakers & set(examples.speakers))
+            if known:
+                raise UserError(
+                    f"{len(known)} private speaker(s), such as {known[0]!r}, are among the attacker's own examples: "
+                    "it owns other people"
+                )
         classes = check_values(
             own.values(attribute), private.values(attribute), attribute, positive=positive, numeric=numeric
         )

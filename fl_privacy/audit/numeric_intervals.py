@@ -21,7 +21,7 @@ from .intervals import Interval
 from .metrics import Floats, as_scores, pearson, ranks, spearman
 
 #: Fewer speakers than this have no interval: Fisher's z has a variance of 1 / (n - 3).
-FEWEST = 4
+FEWEST = 5
 
 
 def correlation_interval(

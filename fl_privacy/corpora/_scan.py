@@ -16,7 +16,10 @@ def require_folder(root: str | Path, name: str) -> Path:
     """Return `root` as a path, or raise a CorpusError if it is no folder."""
     root = Path(root)
     if not root.is_dir():
-        raise CorpusError(f"corpus {name!r}: {root} is {'not a folder' if root.exists() else 'not there'}")
+        raise CorpusError(
+            f"corpus {name!r}: {root} is {'not a folder' if root.exists() else 'not there'}; name the folder of your "
+            f"copy (root = ...), or put it into $FL_PRIVACY_DATA as {name}/"
+        )
     return root
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.attacks.architecture import gradient_of
-from fl_privacy.attacks.base import SUPPLIES, Gradient, make_attacks
+from fl_privacy.attacks.base import SUPPLIES, Gradient, ReadsLayers, make_attacks
 from fl_privacy.attacks.evaluate import assess
 from fl_privacy.attacks.files import save
 from fl_privacy.attacks.observed import Observed
@@ -31,7 +31,7 @@ from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
-from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation
+from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation, resolve_layers
 
 CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
@@ -72,8 +72,24 @@ class FederatedSER:
         supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
         for name, attack in self._attacks:
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
+        self._check_layers()
         self._defenses = [d.model_dump() for d in settings.defense]
         make_defenses(self._defenses)  # a wrong setting is refused before anything runs
+
+    def _check_layers(self) -> None:
+        """Refuse attacks on layers that the network does not have, or that are not captured."""
+        from fl_privacy.models.ser import SERNet
+
+        shapes = {name: tuple(p.shape) for name, p in SERNet(8, len(self.settings.task.classes)).named_parameters()}
+        kept = self.settings.capture.arrays
+        for name, attack in self._attacks:
+            if not isinstance(attack, ReadsLayers):
+                continue
+            for layer in resolve_layers(shapes, attack.layers):
+                if kept is not None and not any(key in (layer.name, *layer.arrays) for key in kept):
+                    raise UserError(
+                        f"attack {name!r} reads layer {layer.name}, which capture.arrays ({', '.join(kept)}) leaves out"
+                    )
 
     @property
     def threat_model(self) -> ThreatModel:

@@ -51,6 +51,14 @@ class Reconstructing(LayerAttack):
         """Read the attacker's own updates, and standardise by them."""
         self.layers_: tuple[Layer, ...] = layers_of(updates, self.layers)
         self.prepare(auxiliary)
+        if auxiliary.examples is not None and "examples" in self.needs:
+            shape = updates[0].shapes[self.layers_[0].weight]
+            width, given = shape[0 if self.layers_[0].transposed else 1], auxiliary.examples.features.shape[1]
+            if width != given:
+                raise UserError(
+                    f"{type(self).__name__}: layer {self.layers_[0].name!r} has {width} inputs, the attacker's own "
+                    f"examples have {given} features"
+                )
         read = self._rows(updates)
         held = read[~np.isnan(read).any(axis=1)]
         if not len(held):
