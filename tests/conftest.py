@@ -10,10 +10,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from fl_privacy.updates import ThreatModel, UpdateStore
 from fl_privacy.updates.store import Reply
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 Arrays = Mapping[str, NDArray[Any]]
 MakeStore = Callable[..., UpdateStore]

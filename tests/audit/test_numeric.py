@@ -145,8 +145,8 @@ def test_perfect_and_equal_predictions_keep_a_width():
     nothing = NumericAudit(np.zeros(10), values)
     assert nothing.correlation().value == nothing.spearman().value == 0.0
     assert nothing.correlation().low == pytest.approx(-nothing.correlation().high)
-    # Four speakers of whom any three are as spread as the others.
-    even = NumericAudit(np.full(4, 0.5), [0, 0, 1, 1]).r_squared()
+    # Six speakers of whom any five are as spread as the others.
+    even = NumericAudit(np.full(6, 0.5), [0, 0, 0, 1, 1, 1]).r_squared()
     assert even.low < 0 == even.value < even.high
 
 
@@ -176,7 +176,7 @@ def test_too_few_speakers_give_values_without_intervals():
         for found in audit.estimates(unit).values():
             assert found.value is not None
             assert (found.low, found.high) == (None, None)
-            assert "fewer than 4 speakers" in found.reason
+            assert "fewer than 5 speakers" in found.reason
     assert paired_difference(audit, chance(audit)).low is None
     one = NumericAudit([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 2])
     assert one.r_squared().low is None

@@ -88,7 +88,7 @@ class GaussianLikelihoodRatio(InnerProducts):
         variances, axes = np.linalg.eigh(centred.T @ centred / max(len(rows) - 1, 1))
         own_noise = float(np.median(represented[held, -1]))
         # Never to nothing, also where more noise was told than there is spread.
-        variances = np.maximum(variances - own_noise, 1e-3 * float(variances.mean()))
+        variances = np.maximum(variances - own_noise, 1e-9 * float(variances.mean()))
         variances += float(variances.mean()) / self.C + np.finfo(np.float64).tiny
         along = centred @ axes
         means = np.stack(
