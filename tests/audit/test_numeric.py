@@ -178,10 +178,10 @@ def test_too_few_speakers_give_values_without_intervals():
             assert (found.low, found.high) == (None, None)
             assert "fewer than 5 speakers" in found.reason
     assert paired_difference(audit, chance(audit)).low is None
-    one = NumericAudit([1.0, 2.0, 3.0, 4.0], [1, 1, 1, 2])
+    one = NumericAudit([1.0, 2.0, 3.0, 4.0, 5.0], [1, 1, 1, 1, 2])
     assert one.r_squared().low is None
     assert one.correlation().low is not None
-    with pytest.raises(UserError, match="at least 4 speakers; got 3"):
+    with pytest.raises(UserError, match="at least 5 speakers; got 3"):
         intervals.correlation_interval([1.0, 2.0, 3.0], [1.0, 2.0, 4.0])
 
 
