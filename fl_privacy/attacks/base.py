@@ -22,6 +22,8 @@ BUILT_IN: dict[str, str] = {
     "gaussian-lr": "fl_privacy.attacks.attribute.gaussian:GaussianLikelihoodRatio",
     "layer-statistics": "fl_privacy.attacks.attribute.layer_statistics:LayerStatistics",
     "input-reconstruction": "fl_privacy.attacks.attribute.input_reconstruction:InputReconstruction",
+    "input-covariance": "fl_privacy.attacks.attribute.input_covariance:InputCovariance",
+    "batch-covariance": "fl_privacy.attacks.attribute.batch_covariance:BatchCovariance",
     "principal-inputs": "fl_privacy.attacks.attribute.principal_inputs:PrincipalInputs",
     "raw-linear": "fl_privacy.attacks.attribute.raw_linear:RawLinear",
     "cnn": "fl_privacy.attacks.attribute.cnn:PublishedCNN",
