@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from fl_privacy._npy import dump, view
+from fl_privacy.clients._memory import keep, recall
 from fl_privacy.clients.mods import IDENTITY, identity, reproducible_mod
 from fl_privacy.clients.stamp import stamp
 from fl_privacy.defenses import make_defenses
 from fl_privacy.training import read_client, read_federation
+from fl_privacy.training.accounting import KEY
 from fl_privacy.training.client import BrokenUpdate, ClientSettings, LocalModel, local_update, make_network
 from fl_privacy.training.flat import Flat
-from fl_privacy.updates.protocol import PARTITION, RECORD
+from fl_privacy.updates.protocol import LEDGER_QUERY, PARTICIPATIONS, PARTITION, RECORD
 
 app = ClientApp(mods=[reproducible_mod])
 app.query(IDENTITY)(identity)
+LEDGER = LEDGER_QUERY.partition(".")[2]
+"""Name of the action that asks a client for the noisy steps that it took."""
 _NOT_FINITE = 0
 """Flower's error code for a reason of the app's own (`ErrorCode.UNKNOWN`)."""
 
@@ -40,26 +45,41 @@ def train(message: Message, context: Context) -> Message:
     model, sent, out = _desk(context)
     sent.fill(arrays)
     step = float(told["learning-rate"]) if told.get("reply") == "step" else None  # type: ignore[arg-type]
+    memory = recall(context)
     try:
         answer = local_update(
             model,
             sent,
             data["train_features"],
             data["train_labels"],
-            ClientSettings.read(settings),
+            replace(ClientSettings.read(settings), participations=int(told.get(PARTICIPATIONS, 0))),  # type: ignore[arg-type]
             server_round=int(told["server-round"]),  # type: ignore[arg-type]
             partition=partition,
             out=out,
             # Made anew for each message: what a defense remembers must not pass from client to client.
             defenses=make_defenses(json.loads(str(settings["defenses"]))),
+            private=data.get("train_private"),
+            memory=memory,
             step=step,
         )
     except BrokenUpdate as broken:
         return Message(Error(_NOT_FINITE, str(broken)), reply_to=message)
+    keep(context, memory)
     reply = ArrayRecord({name: _array(out.arrays[name]) for name in arrays})
     metrics = MetricRecord({"num-examples": answer.examples})
     content = RecordDict({"arrays": reply, "metrics": metrics, RECORD: stamp(reply, answer.kind)})
     return Message(content, reply_to=message)
+
+
+@app.query(LEDGER)
+def ledger(message: Message, context: Context) -> Message:
+    """Hand out the noisy steps that this client has taken so far, for the accountant.
+
+    The sampling rates tell how many examples it has. It is for simulations; a client of a deployment that is not to
+    tell runs the accountant itself.
+    """
+    taken = {name: value for name, value in recall(context).items() if name.startswith(f"{KEY}.")}
+    return Message(RecordDict({RECORD: ConfigRecord(taken)}), reply_to=message)
 
 
 @app.evaluate()

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy._registry import make
+from fl_privacy.audit import Privacy
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
     from torch import Tensor, nn
+
+    from fl_privacy.training.accounting import Ledger
+    from fl_privacy.training.client import ClientSettings, Participation
+    from fl_privacy.training.private import DPSGD
 
 BUILT_IN: dict[str, str] = {}
 """Name -> ``package.module:Class``. Any other defense is named by its own reference in the simulation file."""
@@ -22,24 +27,78 @@ class Defense:
     """A defense that does nothing; override the hooks where yours takes hold.
 
     The same object serves the victim's clients and the attacker's shadows, which is what "adaptive attacker" means.
-    Hooks draw randomness from the generator they are given and from nothing else.
+    Hooks draw randomness from ``client.rng`` and from nothing else, and remember in ``client.memory`` and nowhere else.
     """
 
     def model(self, model: nn.Module) -> nn.Module:
         """Change the model before local training (layers frozen, replaced)."""
         return model
 
-    def gradient(self, gradient: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+    def private_steps(self, client: Participation) -> DPSGD | None:
+        """Make local gradients private example by example; None leaves them plain."""
+        return None
+
+    @property
+    def adds_to_loss(self) -> bool:
+        """Whether `objective` is this defense's own."""
+        return type(self).objective is not Defense.objective
+
+    def objective(
+        self, model: nn.Module, features: Tensor, labels: Tensor, batch: Tensor, client: Participation
+    ) -> Tensor | None:
+        """Add to the loss of a batch; `batch` numbers its examples, as ``client.private`` does."""
+        return None
+
+    def gradient(self, gradient: dict[str, Tensor], client: Participation) -> dict[str, Tensor]:
         """Change the gradient of a batch before it is sent (FedSGD) or stepped along (FedAvg)."""
         return gradient
 
-    def update(self, update: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    def update(self, update: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
         """Change what leaves the client: its gradient, or the difference between its weights and those it was sent."""
         return update
+
+    def weight(self, examples: int, client: Participation) -> int:
+        """Change the number of examples that the client reports, by which the server weighs it."""
+        return examples
 
     def strategy(self, strategy: Strategy) -> Strategy:
         """Wrap the server's strategy."""
         return strategy
+
+    def noise(self, settings: ClientSettings, examples: float | None) -> float:
+        """Return the standard deviation of the noise on each coordinate of what leaves a client.
+
+        Parameters
+        ----------
+        settings : ClientSettings
+        examples : float or None
+            What the client reports as its number of examples.
+        """
+        return 0.0
+
+    def promises(self, run: Accounted) -> list[Privacy]:
+        """Say, after a run, what is guaranteed to whom."""
+        return []
+
+
+@dataclass(frozen=True)
+class Accounted:
+    """What a defense is told of a run that is over, to account for it.
+
+    Attributes
+    ----------
+    settings : ClientSettings
+    ledgers : sequence of Ledger
+        Of every client, as it kept it in its own state; empty for one that was never asked for an update.
+    clients : int
+    clients_per_round, rounds : int
+    """
+
+    settings: ClientSettings
+    ledgers: Sequence[Ledger]
+    clients: int
+    clients_per_round: int
+    rounds: int
 
 
 def make_defenses(settings: Sequence[Mapping[str, Any]]) -> list[Defense]:

@@ -155,8 +155,9 @@ def partition(
         for number, piece in enumerate(pieces)
     }
     width = tables[0].values.shape[1]
+    values_there = sorted({str(value) for piece in pieces for value in piece.attribute})
     return Partition(
-        clients=[piece.client(rng) for piece in pieces],
+        clients=[piece.client(rng, values_there) for piece in pieces],
         labels=Labels(rows_of),
         test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
@@ -240,11 +241,17 @@ class _Rows:
             raise UserError(f"{key} = {shards}, but speaker {self.speaker} has only {len(self.classes)} utterances")
         return [self.take(rows) for rows in np.array_split(rng.permutation(len(self.classes)), shards)]
 
-    def client(self, rng: np.random.Generator) -> ClientData:
+    def client(self, rng: np.random.Generator, values: Sequence[str]) -> ClientData:
         order = rng.permutation(len(self.classes))
         cut = max(1, int(_TRAIN_SHARE * len(order)))
         train, validation = order[:cut], order[cut:]
-        return ClientData(self.values[train], self.classes[train], self.values[validation], self.classes[validation])
+        return ClientData(
+            self.values[train],
+            self.classes[train],
+            self.values[validation],
+            self.classes[validation],
+            np.array([values.index(str(value)) for value in self.attribute[train]], dtype=np.int64),
+        )
 
 
 def _fold(names: Sequence[str], settings: FederationSettings, seed: int) -> frozenset[str]:

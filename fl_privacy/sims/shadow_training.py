@@ -83,6 +83,7 @@ def plan_of(run_config: Mapping[str, Any]) -> FederationPlan:
         dropout=float(run_config["dropout"]),
         fraction_evaluate=float(run_config["fraction-evaluate"]),
         initial_seed=int(run_config.get("initial-seed", run_config["seed"])),
+        reply=str(run_config.get("reply", "gradient")),  # type: ignore[arg-type]
     )
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_privacy._randomness import own_randomness
-from fl_privacy.training.client import BrokenUpdate, ClientSettings, Hooks, LocalModel, local_update
+from fl_privacy.training.client import BrokenUpdate, ClientSettings, Hooks, LocalModel, Memory, local_update
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.shards import read_client
 from fl_privacy.updates.record import Kind
@@ -41,6 +41,8 @@ class Clients:
     make_hooks : callable
     stream : int
         Seed of the global random streams that a client finds, of which it should make no use.
+    remember : bool
+        Whether a client's defenses find what they kept in its earlier rounds.
 
     Attributes
     ----------
@@ -58,6 +60,8 @@ class Clients:
         a_round: int,
         make_hooks: MakeHooks,
         stream: int,
+        *,
+        remember: bool,
     ) -> None:
         self._data, self._model, self._settings, self._stream = data, model, settings, stream
         self._make_hooks, self._hooked = make_hooks, bool(make_hooks())
@@ -65,6 +69,7 @@ class Clients:
         self.rows = [Flat(model.shapes, row) for row in memory]
         self.matrix: NDArray[np.float32] = memory.numpy()
         self._examples: dict[int, dict[str, Tensor]] = {}
+        self._memories: dict[int, Memory] | None = {} if remember else None
 
     def examples(self, client: int) -> dict[str, Tensor]:
         """Return a client's examples, read once."""
@@ -137,6 +142,8 @@ class Clients:
                     partition=client,
                     out=out,
                     defenses=self._make_hooks() if self._hooked else (),
+                    private=data.get("train_private"),
+                    memory=None if self._memories is None else self._memories.setdefault(client, {}),
                     step=step,
                 )
         except BrokenUpdate as broken:

@@ -6,7 +6,7 @@ Both call `local_update`, so that their results are the same to the bit.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,22 +18,11 @@ from torch import Tensor, nn
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training._steps import Steps, apply_hook
 from fl_privacy.training.flat import Flat
-from fl_privacy.training.local import GradientHook, batch_gradient, predict, train_epochs
+from fl_privacy.training.local import GradientHook, Objective, batch_gradient, predict, train_epochs
+from fl_privacy.training.private import DPSGD
+from fl_privacy.updates.protocol import PARTICIPATIONS
 
 _LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
-
-
-class Hooks(Protocol):
-    """What a defense does inside a client; see `fl_privacy.defenses.Defense`."""
-
-    def model(self, model: nn.Module) -> nn.Module:
-        """Change the network."""
-
-    def gradient(self, gradient: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
-        """Change the gradient of a batch."""
-
-    def update(self, update: dict[str, NDArray[Any]], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
-        """Change what leaves the client."""
 
 
 class BrokenUpdate(Exception):
@@ -54,6 +43,8 @@ class ClientSettings:
         Of the server's step (FedSGD) or of the clients' Adam (FedAvg).
     local_epochs : int
         FedAvg alone.
+    participations : int
+        In how many rounds a client takes part at most, over the whole run; 0 where it was not told.
     """
 
     seed: int
@@ -61,13 +52,75 @@ class ClientSettings:
     batch_size: int
     learning_rate: float
     local_epochs: int
+    participations: int = 0
 
     @classmethod
     def read(cls, run_config: Mapping[str, Any]) -> ClientSettings:
         """Read them from a run configuration (flat, kebab-case keys)."""
         algorithm: Any = str(run_config["algorithm"])
         rate, epochs = learning_rate(run_config), int(run_config["local-epochs"])
-        return cls(int(run_config["seed"]), algorithm, int(run_config["batch-size"]), rate, epochs)
+        most = int(run_config.get(PARTICIPATIONS, 0))
+        return cls(int(run_config["seed"]), algorithm, int(run_config["batch-size"]), rate, epochs, most)
+
+
+Memory = MutableMapping[str, Any]
+"""What a client keeps from round to round: lists of numbers and arrays, by name."""
+
+
+@dataclass(frozen=True)
+class Participation:
+    """One client's part in one round, as its defenses may know it.
+
+    Attributes
+    ----------
+    settings : ClientSettings
+    server_round, partition : int
+    examples : int
+        How many the client trains on.
+    private : Tensor, (n,)
+        Class number of the private attribute of each of them, which clients know of themselves; -1 where it has none.
+    rng : Generator
+        The only source of a defense's randomness.
+    memory : Memory
+        What this client, and no other, has kept from earlier rounds; changes to it stay. The attacker's clients that
+        answer the victims' models ("matched") begin each round without.
+    """
+
+    settings: ClientSettings
+    server_round: int
+    partition: int
+    examples: int
+    private: Tensor
+    rng: np.random.Generator
+    memory: Memory
+
+
+class Hooks(Protocol):
+    """What a defense does inside a client; see `fl_privacy.defenses.Defense`."""
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Change the network."""
+
+    def private_steps(self, client: Participation) -> DPSGD | None:
+        """Say how gradients are made private example by example."""
+
+    @property
+    def adds_to_loss(self) -> bool:
+        """Whether there is an objective."""
+
+    def objective(
+        self, model: nn.Module, features: Tensor, labels: Tensor, batch: Tensor, client: Participation
+    ) -> Tensor | None:
+        """Return what is to be added to the loss of a batch."""
+
+    def gradient(self, gradient: dict[str, Tensor], client: Participation) -> dict[str, Tensor]:
+        """Change the gradient of a batch."""
+
+    def update(self, update: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
+        """Change what leaves the client."""
+
+    def weight(self, examples: int, client: Participation) -> int:
+        """Change the number of examples that the client reports."""
 
 
 @dataclass(frozen=True)
@@ -107,16 +160,23 @@ class LocalModel:
         self._steps = Steps.of(network)
 
     def gradient(
-        self, theta: Flat, features: Tensor, labels: Tensor, batch_size: int, hook: GradientHook | None, out: Flat
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        hook: GradientHook | None,
+        out: Flat,
+        objective: Objective | None = None,
     ) -> int:
         """Write the gradient of one random batch at `theta` into `out`; return the number of its examples."""
-        if self._steps is not None:
+        if self._steps is not None and objective is None:
             batch = torch.randperm(len(features))[:batch_size]
             self._steps.gradient(theta, features, labels, batch, out)
             apply_hook(hook, out)
             return len(batch)
         self.load(theta)
-        gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook)
+        gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook, objective)
         for name, tensor in out.tensors.items():
             # Layers that a defense froze have no gradient.
             tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
@@ -144,19 +204,52 @@ class LocalModel:
         return self._steps.gradients(theta, [functools.partial(draw, *client) for client in clients], outs)
 
     def train(
-        self, theta: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, hook: GradientHook | None
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        settings: ClientSettings,
+        hook: GradientHook | None,
+        objective: Objective | None = None,
     ) -> int:
         """Train `theta` in place; return the number of examples, counted in each epoch."""
         told: dict[str, Any] = {"batch_size": settings.batch_size, "learning_rate": settings.learning_rate}
         told |= {"epochs": settings.local_epochs, "hook": hook}
-        if self._steps is not None:
+        if self._steps is not None and objective is None:
             self._steps.train(theta, features, labels, **told)
         else:
             self.load(theta)
-            train_epochs(self.network, features, labels, **told)
+            train_epochs(self.network, features, labels, objective=objective, **told)
             for name, tensor in theta.tensors.items():
                 tensor.copy_(self._parameters[name])
         return len(features) * settings.local_epochs
+
+    def private_gradient(
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        private: DPSGD,
+        rng: np.random.Generator,
+        hook: GradientHook | None,
+        out: Flat,
+    ) -> int:
+        """Write the private gradient of one Poisson batch into `out`; return the number of examples expected in it."""
+        raise NotImplementedError
+
+    def private_train(
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        settings: ClientSettings,
+        private: DPSGD,
+        rng: np.random.Generator,
+        hook: GradientHook | None,
+    ) -> int:
+        """Train `theta` in place by private gradients; return the number of examples, counted in each epoch."""
+        raise NotImplementedError
 
     def load(self, theta: Flat) -> None:
         """Set the network's parameters, for `predict`."""
@@ -198,6 +291,8 @@ def local_update(
     partition: int,
     out: Flat,
     defenses: Sequence[Hooks] = (),
+    private: Tensor | None = None,
+    memory: Memory | None = None,
     step: float | None = None,
 ) -> Answer:
     """Do a client's work of a round.
@@ -218,6 +313,10 @@ def local_update(
         Takes what the client answers.
     defenses : sequence of Hooks
         Made anew for each call: what a defense remembers must not pass from client to client.
+    private : Tensor, (n,), optional
+        Class numbers of the private attribute; see `Participation`.
+    memory : Memory, optional
+        What defenses may keep for this client until its next round; changed in place, unless an error is raised.
     step : float, optional
         FedSGD: answer the weights after a step of this size, not the gradient.
 
@@ -232,34 +331,79 @@ def local_update(
     """
     sequence = np.random.SeedSequence([settings.seed, server_round, partition])
     seed_torch(sequence)
-    rng = np.random.default_rng(sequence.spawn(1)[0]) if defenses else None
-
-    def guard(gradient: dict[str, Tensor]) -> dict[str, Tensor]:
-        for defense in defenses:
-            gradient = defense.gradient(gradient, rng)  # type: ignore[arg-type]
-        return gradient
-
-    hook = guard if defenses else None
-    gradient = settings.algorithm == "fedsgd"
-    if gradient:
-        examples = model.gradient(sent, features, labels, settings.batch_size, hook, out)
+    if not defenses:
+        examples = _plain(model, sent, features, labels, settings, out)
     else:
-        out.whole.copy_(sent.whole)
-        examples = model.train(out, features, labels, settings, hook)
-    if rng is not None:
-        if not gradient:
-            out.whole.sub_(sent.whole)
-        update: dict[str, NDArray[Any]] = {name: array.copy() for name, array in out.arrays.items()}
-        for defense in defenses:
-            update = defense.update(update, rng)
-        out.fill(update)
+        kept: Memory = {} if memory is None else dict(memory)
+        own = torch.full((len(features),), -1) if private is None else private
+        rng = np.random.default_rng(sequence.spawn(1)[0])
+        client = Participation(settings, server_round, partition, len(features), own, rng, kept)
+        examples = _defended(model, sent, features, labels, client, out, defenses)
     if broken := out.broken:
         raise BrokenUpdate(f"client {partition}: the update of {', '.join(broken)} is not finite; nothing is sent")
-    if rng is not None and not gradient:
-        out.whole.add_(sent.whole)
+    if defenses:
+        if settings.algorithm == "fedavg":
+            out.whole.add_(sent.whole)
+        if memory is not None:
+            memory.update(kept)
+    gradient = settings.algorithm == "fedsgd"
     if gradient and step is not None:
         out.whole.mul_(-step).add_(sent.whole)
     return Answer("gradient" if gradient and step is None else "weights", examples)
+
+
+def _plain(model: LocalModel, sent: Flat, features: Tensor, labels: Tensor, settings: ClientSettings, out: Flat) -> int:
+    """Write the gradient (FedSGD) or the new weights (FedAvg) into `out`; return the number of examples."""
+    if settings.algorithm == "fedsgd":
+        return model.gradient(sent, features, labels, settings.batch_size, None, out)
+    out.whole.copy_(sent.whole)
+    return model.train(out, features, labels, settings, None)
+
+
+def _defended(
+    model: LocalModel,
+    sent: Flat,
+    features: Tensor,
+    labels: Tensor,
+    client: Participation,
+    out: Flat,
+    defenses: Sequence[Hooks],
+) -> int:
+    """Write the gradient or the difference of the weights into `out`, with every defense's say."""
+
+    def guard(gradient: dict[str, Tensor]) -> dict[str, Tensor]:
+        for defense in defenses:
+            gradient = defense.gradient(gradient, client)
+        return gradient
+
+    def objective(network: nn.Module, x: Tensor, y: Tensor, batch: Tensor) -> Tensor | None:
+        terms = [term for d in defenses if (term := d.objective(network, x, y, batch, client)) is not None]
+        return sum(terms[1:], terms[0]) if terms else None
+
+    settings, gradient = client.settings, client.settings.algorithm == "fedsgd"
+    by_example = next((found for d in defenses if (found := d.private_steps(client)) is not None), None)
+    # The base class adds nothing: then the network's gradient may be the one that is written out.
+    more = objective if any(d.adds_to_loss for d in defenses) else None
+    if not gradient:
+        out.whole.copy_(sent.whole)
+    if by_example is not None:
+        if gradient:
+            args = settings.batch_size, by_example, client.rng, guard
+            examples = model.private_gradient(sent, features, labels, *args, out)
+        else:
+            examples = model.private_train(out, features, labels, settings, by_example, client.rng, guard)
+    elif gradient:
+        examples = model.gradient(sent, features, labels, settings.batch_size, guard, out, more)
+    else:
+        examples = model.train(out, features, labels, settings, guard, more)
+    if not gradient:
+        out.whole.sub_(sent.whole)
+    update: dict[str, NDArray[Any]] = {name: array.copy() for name, array in out.arrays.items()}
+    for defense in defenses:
+        update = defense.update(update, client)
+        examples = defense.weight(examples, client)
+    out.fill(update)
+    return examples
 
 
 def seed_torch(sequence: np.random.SeedSequence) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from fl_privacy.training.flat import Flat
 from fl_privacy.training.shards import read_federation, read_server
 from fl_privacy.training.utility import held_out_scores
 from fl_privacy.updates import ThreatModel, UpdateStore
+from fl_privacy.updates.protocol import PARTICIPATIONS
 from fl_privacy.updates.record import Observe
 from fl_privacy.updates.store import Reply
 from fl_privacy.updates.told import Told
@@ -50,6 +51,8 @@ class FederationPlan:
         Share of the clients that are asked for their validation accuracy after each round.
     initial_seed : int, optional
         Of the network's first parameters; default: the clients' seed.
+    reply : {"gradient", "step"}
+        FedSGD: what clients send.
     """
 
     data: Path
@@ -59,6 +62,7 @@ class FederationPlan:
     dropout: float
     fraction_evaluate: float = 0.0
     initial_seed: int | None = None
+    reply: Literal["gradient", "step"] = "gradient"
 
     def sample(self, server_round: int, what: str, clients: int, number: int) -> list[int]:
         """Draw some of the clients as FedAvg does under `Reproducible`, which sorts them.
@@ -75,10 +79,20 @@ class FederationPlan:
         stream = python_stream("server", self.client.seed, server_round, what)
         return sorted(stream.sample(range(clients), number))
 
+    def participations(self, clients: int) -> list[int]:
+        """Count the rounds in which each of so many clients takes part: drawn beforehand, from the seed."""
+        counts = [0] * clients
+        for server_round in range(1, self.rounds + 1):
+            for client in self.sample(server_round, "configure_train", clients, self.clients_per_round):
+                counts[client] += 1
+        return counts
+
     def told(self, server_round: int) -> Told:
         """Return what Flower's message tells the clients of a round beside the model."""
-        fedsgd = self.client.algorithm == "fedsgd"
-        config: dict[str, Any] = {"reply": "gradient", "learning-rate": self.client.learning_rate} if fedsgd else {}
+        told = self.client.participations
+        config: dict[str, Any] = {PARTICIPATIONS: told} if told else {}
+        if self.client.algorithm == "fedsgd":
+            config |= {"reply": self.reply, "learning-rate": self.client.learning_rate}
         config["server-round"] = server_round
         return Told("train", (("arrays", "arrays", {}), ("config", "config", config)))
 
@@ -176,13 +190,17 @@ class _Loop:
     def __init__(self, plan: FederationPlan, model: LocalModel, clients: int, make_hooks: MakeHooks) -> None:
         self.model = model
         self._plan, self._settings, self._number = plan, plan.client, clients
-        self._clients = Clients(plan.data, model, plan.client, plan.clients_per_round, make_hooks, plan.client.seed)
+        self._clients = Clients(
+            plan.data, model, plan.client, plan.clients_per_round, make_hooks, plan.client.seed, remember=True
+        )
+        self._stepping = plan.client.algorithm == "fedsgd" and plan.reply == "step"
         self._mean = np.empty(Flat.size(model.shapes), np.float32)
 
     def train(self, theta: Flat, server_round: int) -> list[Reply]:
         """Let some clients answer, in the order of their numbers."""
         chosen = self._plan.sample(server_round, "configure_train", self._number, self._plan.clients_per_round)
-        return self._clients.answers(chosen, server_round, theta)
+        step = self._settings.learning_rate if self._stepping else None
+        return self._clients.answers(chosen, server_round, theta, step=step)
 
     def aggregate(self, theta: Flat, replies: Sequence[Reply]) -> None:
         """Replace the model by the mean of the answers, or by a step along it, as FedAvg and `FedSGD` do."""
@@ -196,7 +214,7 @@ class _Loop:
             answers = answers[[row for row, _ in usable]]
         weighted_mean(answers, shares, self._mean)
         whole = theta.whole.numpy()
-        if self._settings.algorithm == "fedsgd":
+        if self._settings.algorithm == "fedsgd" and not self._stepping:
             self._mean *= np.float32(self._settings.learning_rate)
             whole -= self._mean
         else:

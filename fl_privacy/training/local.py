@@ -19,9 +19,17 @@ ADAM: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-9, "weight_decay": 1e-4}
 GradientHook = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 """Takes and returns the gradient of a batch by parameter name."""
 
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor | None]
+"""What is added to the loss of a batch: of (network, features, labels, numbers of the examples)."""
+
 
 def batch_gradient(
-    model: nn.Module, features: Tensor, labels: Tensor, batch_size: int, hook: GradientHook | None = None
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    batch_size: int,
+    hook: GradientHook | None = None,
+    objective: Objective | None = None,
 ) -> tuple[dict[str, Tensor], int]:
     """Return the gradient of the mean cross-entropy of one random batch, dropout on.
 
@@ -36,6 +44,8 @@ def batch_gradient(
         At most this many examples, drawn without replacement.
     hook : callable, optional
         What a defense does to the gradient.
+    objective : callable, optional
+        What a defense adds to the loss.
 
     Returns
     -------
@@ -43,7 +53,7 @@ def batch_gradient(
         Gradient by parameter name, and the number of examples in the batch.
     """
     batch = torch.randperm(len(features))[:batch_size]
-    return _gradient(model, features[batch], labels[batch], hook), len(batch)
+    return _gradient(model, features, labels, batch, hook, objective), len(batch)
 
 
 def train_epochs(
@@ -55,6 +65,7 @@ def train_epochs(
     learning_rate: float,
     epochs: int = 1,
     hook: GradientHook | None = None,
+    objective: Objective | None = None,
 ) -> None:
     """Train in place with a fresh Adam (betas .9 and .98, eps 1e-9, L2 1e-4).
 
@@ -64,7 +75,7 @@ def train_epochs(
     parameters = dict(model.named_parameters())
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(features)), batch_size):
-            for name, gradient in _gradient(model, features[batch], labels[batch], hook).items():
+            for name, gradient in _gradient(model, features, labels, batch, hook, objective).items():
                 parameters[name].grad = gradient
             optimiser.step()
 
@@ -77,9 +88,19 @@ def predict(model: nn.Module, features: Tensor) -> Tensor:
     return predicted
 
 
-def _gradient(model: nn.Module, features: Tensor, labels: Tensor, hook: GradientHook | None) -> dict[str, Tensor]:
+def _gradient(
+    model: nn.Module,
+    features: Tensor,
+    labels: Tensor,
+    batch: Tensor,
+    hook: GradientHook | None,
+    objective: Objective | None,
+) -> dict[str, Tensor]:
     model.train()
-    loss = functional.cross_entropy(model(features), labels)
+    x, y = features[batch], labels[batch]
+    loss = functional.cross_entropy(model(x), y)
+    if objective is not None and (more := objective(model, x, y, batch)) is not None:
+        loss = loss + more
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
     return hook(gradient) if hook else gradient

@@ -211,7 +211,8 @@ def _replay(job: _Job, told: Tell) -> None:
     keep_freed_memory()
     with kept_streams(), one_thread():
         model = LocalModel(make_network(facts.inputs, len(facts.classes), plan.dropout, plan.make_hooks()))
-        clients = Clients(plan.data, model, plan.client, replay.a_round, plan.make_hooks, replay.seed)
+        # Rounds are spread over processes: a client finds nothing of what it did in another one.
+        clients = Clients(plan.data, model, plan.client, replay.a_round, plan.make_hooks, replay.seed, remember=False)
         shadow = UpdateStore(job.out, arrays=list(store.shapes), dtype=store.dtype)
         shadow.begin(replay.threat_model)
         try:

@@ -3,7 +3,8 @@
 Layout of a federation's folder::
 
     federation.json              number of clients, of features, class names
-    client-00000.safetensors     train_features, train_labels, validation_features, validation_labels
+    client-00000.safetensors     train_features, train_labels, validation_features, validation_labels, and where it is
+                                 known train_private
     server.safetensors           the same of the held-out speakers (test_features, test_labels)
 """
 
@@ -32,12 +33,15 @@ class ClientData:
     ----------
     train_features, validation_features : ndarray, (n, d), float32
     train_labels, validation_labels : ndarray, (n,), int64
+    train_private : ndarray, (n,), int64, optional
+        Class number of the private attribute, which clients know of themselves: for defenses that train against it.
     """
 
     train_features: NDArray[np.float32]
     train_labels: NDArray[np.int64]
     validation_features: NDArray[np.float32]
     validation_labels: NDArray[np.int64]
+    train_private: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,11 @@ def write_federation(
     """Write a federation's data; `test_*` are the held-out speakers' examples (possibly none)."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, client in enumerate(clients):
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in vars(client).items()}
+        tensors = {
+            name: torch.from_numpy(np.ascontiguousarray(array))
+            for name, array in vars(client).items()
+            if array is not None
+        }
         save_file(tensors, folder / _client_file(number))
     test = {"test_features": torch.from_numpy(test_features), "test_labels": torch.from_numpy(test_labels)}
     save_file(test, folder / "server.safetensors")

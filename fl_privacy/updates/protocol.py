@@ -24,6 +24,12 @@ RANDOMNESS = "fl_privacy.randomness"
 IDENTITY_QUERY = "query.fl_privacy_identity"
 """Message type of the question "which partition are you?"."""
 
+LEDGER_QUERY = "query.fl_privacy_ledger"
+"""Message type of the question "which noisy steps did you take?"."""
+
+PARTICIPATIONS = "participations"
+"""In a message's configuration: in how many rounds a client takes part at most, where its defenses need it."""
+
 
 def digest(arrays: Iterable[bytes]) -> int:
     """Return a checksum of serialised arrays, in order, of 63 bits: against accidents, not against an adversary.

@@ -17,18 +17,18 @@ class Affine(Defense):
     def __init__(self, a: float, b: float) -> None:
         self.a, self.b = a, b
 
-    def gradient(self, gradient: dict[str, torch.Tensor], rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def gradient(self, gradient: dict[str, torch.Tensor], client: Any) -> dict[str, torch.Tensor]:
         return {name: self.a * g + self.b for name, g in gradient.items()}
 
-    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
         return {name: self.a * u + self.b for name, u in update.items()}
 
 
 class Noise(Defense):
     """The most natural noise: what a numpy generator gives, in double precision."""
 
-    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        return {name: u + rng.normal(0.0, 1e-3, u.shape) for name, u in update.items()}
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
+        return {name: u + client.rng.normal(0.0, 1e-3, u.shape) for name, u in update.items()}
 
 
 class FreezeLast(Defense):
@@ -38,7 +38,7 @@ class FreezeLast(Defense):
 
 
 class Poison(Defense):
-    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
         return {name: u * np.nan for name, u in update.items()}
 
 
@@ -48,16 +48,36 @@ class Counter(Defense):
     def __init__(self) -> None:
         self.seen = 0
 
-    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
         self.seen += 1
         return update if self.seen == 1 else {name: 0 * u for name, u in update.items()}
+
+
+class Remembering(Defense):
+    """Sends what it would have sent in the round before, and how often it was asked, as the number of its examples."""
+
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
+        before = {name: client.memory.get(f"last.{name}", 0 * u) for name, u in update.items()}
+        client.memory.update({f"last.{name}": u for name, u in update.items()})
+        client.memory["asked"] = [*client.memory.get("asked", []), client.server_round]
+        return before
+
+    def weight(self, examples: int, client: Any) -> int:
+        return len(client.memory["asked"])
+
+
+class Against(Defense):
+    """Adds to the loss what the client's own people are."""
+
+    def objective(self, model: nn.Module, features: torch.Tensor, labels: Any, batch: Any, client: Any) -> torch.Tensor:
+        return 0.1 * (model(features)[:, 0] * client.private[batch]).mean()
 
 
 class Moody(Defense):
     """Raises for some clients, by its own generator."""
 
-    def update(self, update: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        if rng.random() < 0.3:
+    def update(self, update: dict[str, Any], client: Any) -> dict[str, Any]:
+        if client.rng.random() < 0.3:
             raise RuntimeError("not today")
         return update
 

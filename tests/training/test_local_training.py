@@ -89,7 +89,7 @@ def make(folder, seed=0, clients=3):
     def draw(n):
         return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(0, 2, n)
 
-    made = [ClientData(*draw(5 + i), *draw(2)) for i in range(clients)]
+    made = [ClientData(*draw(5 + i), *draw(2), rng.integers(0, 2, 5 + i)) for i in range(clients)]
     test = draw(3)
     write_federation(folder, made, ("a", "b"), *test)
     return made, test
