@@ -6,6 +6,9 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+UNITS = ("example", "client")
+"""What a noisy step may protect."""
+
 KEY = "privacy"
 """Names in a client's memory that begin so are its ledger."""
 
