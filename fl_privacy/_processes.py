@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import connection, parent_process
 
-_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def prepare_worker(sentinel: int | None = None) -> None:
@@ -24,7 +24,7 @@ def prepare_worker(sentinel: int | None = None) -> None:
         Reading end of a pipe whose other end the parent alone holds; by default that of `multiprocessing`.
     """
     threading.Thread(target=_follow_parent, args=(sentinel,), daemon=True).start()
-    for setting in _THREAD_SETTINGS:
+    for setting in THREAD_SETTINGS:
         os.environ[setting] = "1"
     import torch
 

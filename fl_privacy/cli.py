@@ -219,6 +219,10 @@ def sweep(
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Sweep folder; a killed sweep goes on in it.")] = None,
     processes: Annotated[int | None, typer.Option("--processes", min=1, help="Runs at a time; default: cores.")] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option("--ray", metavar="ADDRESS", help="A Ray cluster does the runs: auto, local, or its address."),
+    ] = None,
     keep_stores: Annotated[bool, typer.Option("--keep-stores", help="Keep the captured updates (gigabytes).")] = False,
     quiet: Quiet = False,
 ) -> None:
@@ -234,6 +238,7 @@ def sweep(
             settings=settings or [],
             out=out,
             processes=processes,
+            ray=ray,
             keep_stores=keep_stores,
             progress=progress,
         )

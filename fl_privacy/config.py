@@ -247,6 +247,8 @@ class SweepGrid(_Section):
 
     vary: tuple[str, ...] = Field(min_length=1)
     """Axes, each ``"section.key=v1,v2"``; keys that change together are joined: ``"a.b+c.d=v1+w1,v2+w2"``."""
+    seeds: int | None = Field(default=None, ge=1)
+    """How many seeds this grid has; default: the sweep's."""
 
 
 class SweepSettings(_Section):
@@ -266,9 +268,14 @@ class SweepSettings(_Section):
         return self
 
     @property
-    def grids(self) -> tuple[tuple[str, ...], ...]:
-        """The axes of every grid."""
-        return tuple(grid.vary for grid in self.grid) or (self.vary,)
+    def grids(self) -> tuple[tuple[tuple[str, ...], int], ...]:
+        """The axes of every grid, and its number of seeds."""
+        return tuple((grid.vary, grid.seeds or self.seeds) for grid in self.grid) or ((self.vary, self.seeds),)
+
+    def reseeded(self, seeds: int) -> SweepSettings:
+        """Return the same with so many seeds for every grid."""
+        grids = tuple(grid.model_copy(update={"seeds": None}) for grid in self.grid)
+        return self.model_copy(update={"seeds": seeds, "grid": grids})
 
 
 class ProtocolSettings(_Section):

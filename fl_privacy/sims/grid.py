@@ -63,11 +63,11 @@ def cells_of(
         For an axis that cannot be read, or a simulation that cannot be.
     """
     found = []
-    for number, texts in enumerate(sweep.grids):
+    for number, (texts, count) in enumerate(sweep.grids):
         for chosen in _points(texts):
             changed: list[str | tuple[str, Any]] = [*settings, *chosen.items(), ("sweep", None)]
             first = load(source, changed).simulation.seed
-            seeds = range(first, first + sweep.seeds)
+            seeds = range(first, first + count)
             files = tuple(load(source, [*changed, ("simulation.seed", seed)]) for seed in seeds)
             _check_candidates(files)
             same = json.dumps([file.resolved() for file in files], sort_keys=True)

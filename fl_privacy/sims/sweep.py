@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-from fl_privacy._processes import cores, prepare_worker
+from fl_privacy._processes import THREAD_SETTINGS, cores, prepare_worker
 from fl_privacy.attacks.files import aligned, cell
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import TITLES, columns
@@ -32,6 +35,7 @@ def sweep(
     settings: Sequence[str] = (),
     out: str | Path | None = None,
     processes: int | None = None,
+    ray: str | None = None,
     keep_stores: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -53,6 +57,10 @@ def sweep(
         Sweep folder; by default ``runs/sweep-<name>-<hash>``. The same call goes on where a killed one stopped.
     processes : int, optional
         Runs at a time; by default one a core.
+    ray : str, optional
+        Address of a Ray cluster that is to do the runs ("auto": the one that this machine is part of; "local": one that
+        is started for it here). Its machines need the same package, and the sweep folder, corpora and feature cache at
+        the same paths.
     keep_stores : bool
         Whether runs keep their captured updates: gigabytes, and personal data.
     progress : callable, optional
@@ -73,7 +81,9 @@ def sweep(
     base = base.model_copy(update={"sweep": chosen})
     root = Path(out) if out is not None else default_folder(f"sweep-{Path(str(source)).stem}", base)
     cells = cells_of(source, fixed, chosen, root)
-    _run_all(cells, processes or cores(), progress)
+    if ray is not None and processes is not None and ray != "local":
+        raise ConfigError("processes is for runs on this machine; a Ray cluster runs as many as it has CPUs")
+    _run_all(cells, processes or cores(), progress, ray)
     entries: list[dict[str, Any]] = []
     for point in {c.folder: c for c in cells}.values():
         merge_seeds(point.folder, point.files, [point.run_folder(file) for file in point.files])
@@ -100,7 +110,7 @@ def _chosen(own: SweepSettings, vary: Sequence[str] | None, seeds: int | None) -
     """Return a file's sweep with what a call names instead."""
     if vary is not None:
         own = SweepSettings(vary=tuple(vary), seeds=own.seeds)
-    return own if seeds is None else own.model_copy(update={"seeds": seeds})
+    return own if seeds is None else own.reseeded(seeds)
 
 
 def table(root: Path) -> str:
@@ -137,12 +147,12 @@ def table(root: Path) -> str:
 # ------------------------------------------------------------------ runs
 
 
-def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None) -> None:
+def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None, ray: str | None) -> None:
     # A cell that stands in two grids is run once.
     jobs = [(file, folder) for folder, file in {c.run_folder(f): f for c in cells for f in c.files}.items()]
     tell = progress or (lambda what, done, total: None)
     tell("runs", 0, len(jobs))
-    if processes == 1 or len(jobs) == 1:
+    if ray is None and (processes == 1 or len(jobs) == 1):
         for number, (file, folder) in enumerate(jobs):
             run_file(file, folder)
             tell("runs", number + 1, len(jobs))
@@ -151,20 +161,72 @@ def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None) -
     warmed: set[str] = set()
     for file, _ in jobs:
         _warm(file, tell, warmed)
+    over = _over_processes(jobs, processes) if ray is None else _over_ray(jobs, ray, processes)
+    for number, (folder, outcome) in enumerate(over):
+        try:
+            outcome()
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from None
+        tell("runs", number + 1, len(jobs))
+
+
+Done = Iterator[tuple[Path, Callable[[], None]]]
+"""Runs that are over: the folder, and what raises the error that ended it, if one did."""
+
+
+def _over_processes(jobs: Sequence[tuple[SimulationFile, Path]], processes: int) -> Done:
     with ProcessPoolExecutor(
         min(processes, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
     ) as pool:
         futures = {pool.submit(_run_one, file.resolved(), str(folder)): folder for file, folder in jobs}
         try:
-            for number, future in enumerate(as_completed(futures)):
-                try:
-                    future.result()
-                except UserError as error:
-                    raise UserError(f"{futures[future]}: {error}") from None
-                tell("runs", number + 1, len(jobs))
+            for future in as_completed(futures):
+                yield futures[future], future.result
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _over_ray(jobs: Sequence[tuple[SimulationFile, Path]], address: str, processes: int) -> Done:
+    import ray
+
+    one_thread = dict.fromkeys(THREAD_SETTINGS, "1")
+    here = {"num_cpus": processes, "include_dashboard": False} if address == "local" else {"address": address}
+    told = {"env_vars": one_thread | _passed_on()}
+    try:
+        _knock(address)
+        ray.init(**here, runtime_env=told, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"no Ray cluster at {address!r}: {str(error).strip().splitlines()[-1]}") from error
+    try:
+        run_one = ray.remote(num_cpus=1)(_run_one)
+        waiting = {run_one.remote(file.resolved(), str(folder.resolve())): folder for file, folder in jobs}
+        while waiting:
+            (done, *_), _ = ray.wait(list(waiting), num_returns=1)
+            yield waiting.pop(done), lambda done=done: _fetched(done)  # type: ignore[misc]
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """See that somebody listens at an address: Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+
+
+def _fetched(reference: Any) -> None:
+    import ray
+
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+
+
+def _passed_on() -> dict[str, str]:
+    """Return the settings of this process that its runs need elsewhere."""
+    return {name: value for name, value in os.environ.items() if name.startswith(("FL_PRIVACY_", "FLWR_"))}
 
 
 def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:

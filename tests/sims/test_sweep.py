@@ -12,6 +12,7 @@ from sklearn.metrics import roc_auc_score
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import ConfigError, load, presets
+from fl_privacy.errors import UserError
 from fl_privacy.report import write_sweep_report
 from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.grid import cells_of
@@ -116,6 +117,32 @@ def test_processes_give_the_same_results(swept: Path, tmp_path: Path) -> None:
     again = sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s", processes=2)
     for path in ("fedsgd/result.json", "fedavg/seed-2/result.json", "fedavg/scores.csv"):
         assert (again / path).read_bytes() == (swept / path).read_bytes()
+
+
+def test_a_ray_cluster_gives_the_same_results_and_a_users_error_is_told_as_one(swept: Path, tmp_path: Path) -> None:
+    again = sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s", processes=2, ray="local")
+    for path in ("fedsgd/result.json", "fedavg/seed-2/result.json", "fedavg/scores.csv"):
+        assert (again / path).read_bytes() == (swept / path).read_bytes()
+    (tmp_path / "t" / "fedavg" / "seed-1").mkdir(parents=True)
+    (tmp_path / "t" / "fedavg" / "seed-1" / "mine.txt").write_text("not a run")
+    with pytest.raises(UserError, match=r"fedavg/seed-1: .*"):
+        sweep(FAST, ["federation.algorithm=fedavg"], seeds=2, out=tmp_path / "t", processes=2, ray="local")
+
+
+def test_a_ray_cluster_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no Ray cluster at '127.0.0.1:1'"):
+        sweep(FAST, ["federation.algorithm=fedsgd"], seeds=2, out=tmp_path / "s", ray="127.0.0.1:1")
+
+
+def test_a_grid_may_have_a_number_of_seeds_of_its_own(tmp_path: Path, planned: list[Any]) -> None:
+    file = grids(["federation.dropout=0,0.2"], ["federation.rounds=6"])
+    file["sweep"]["grid"][1]["seeds"] = 3
+    sweep(file, out=tmp_path / "s", processes=1)
+    first = file["simulation"]["seed"]
+    assert [[f.simulation.seed - first for f in c.files] for c in planned] == [[0], [0], [0, 1, 2]]
+    planned.clear()
+    sweep(file, seeds=2, out=tmp_path / "t", processes=1)
+    assert [len(c.files) for c in planned] == [2, 2, 2]
 
 
 def test_stores_are_not_kept_unless_asked_for(swept: Path) -> None:
