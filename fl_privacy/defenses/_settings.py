@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 from fl_privacy.errors import UserError
 
@@ -30,4 +31,4 @@ def whole(defense: str, least: int, most: float = math.inf, **settings: int) -> 
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return isinstance(value, Real) and not isinstance(value, bool)
