@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fl_privacy.training.client import ClientSettings, Participation
 
 _NAME = "client-dp"
+_SILENT = ": clips only, no noise"
 _LARGEST = 1e6
 """Of the noise multipliers that are tried for a target epsilon."""
 
@@ -46,7 +47,7 @@ def client_dp(
         z. On a client the noise on each coordinate has the standard deviation z C; on the mean of n clients in the
         server it is z C / n. 0 clips only.
     target_epsilon : float, optional
-        Instead of `noise_multiplier`: the least noise that keeps to it.
+        Instead of `noise_multiplier`: the least noise that keeps to it; infinity clips only.
     delta : float
     rounds : int, optional
         With `target_epsilon` in the server: how many rounds there will be. (Clients are told how often they take part.)
@@ -85,11 +86,17 @@ class ClientDP(Defense):
         positive(_NAME, clipping_norm=clipping_norm)
         below_one(_NAME, delta=delta)
         if noise_multiplier is None:
-            positive(_NAME, target_epsilon=target_epsilon or 0.0)
+            if target_epsilon != math.inf:
+                positive(_NAME, target_epsilon=target_epsilon or 0.0)
         elif noise_multiplier != 0:
             positive(_NAME, noise_multiplier=noise_multiplier)
         self.clipping_norm, self.noise_multiplier = float(clipping_norm), noise_multiplier
         self.target_epsilon, self.delta = target_epsilon, float(delta)
+
+    @property
+    def clips_only(self) -> bool:
+        """Whether there is no noise, and so no guarantee."""
+        return self.noise_multiplier == 0 or self.target_epsilon == math.inf
 
     def weight(self, examples: int, client: Participation) -> int:
         """Weigh all clients the same, and tell nobody how many examples there are."""
@@ -136,15 +143,17 @@ class LocalClientDP(ClientDP):
         UserError
             If the target cannot be reached, or it is not known how often a client takes part.
         """
-        if self.noise_multiplier is not None:
-            return float(self.noise_multiplier)
+        from fl_privacy.training.accounting import noise_multiplier_for
+
+        if self.clips_only or self.noise_multiplier is not None:
+            return float(self.noise_multiplier or 0.0)
         assert self.target_epsilon is not None
         if settings.participations < 1:
             raise UserError(
                 f"{_NAME}: target_epsilon needs to know how often a client takes part, which this client was not told; "
                 "give noise_multiplier instead"
             )
-        return 2 * _calibrated(self.target_epsilon, self.delta, settings.participations)
+        return 2 * noise_multiplier_for(self.target_epsilon, self.delta, 1.0, settings.participations)
 
     def noise(self, settings: ClientSettings, examples: float | None) -> float:
         """Return z C."""
@@ -153,13 +162,12 @@ class LocalClientDP(ClientDP):
     def promises(self, run: Accounted) -> list[Privacy]:
         """Epsilon of the client that took part most."""
         epsilons = [ledger.epsilon(self.delta) for ledger in run.ledgers if ledger.unit == "client" and ledger.steps]
-        noisy = self.noise_multiplier != 0
         return [
             Privacy(
                 unit="client",
-                mechanism=f"{_NAME} (client)" if noisy else f"{_NAME} (client): clips only, no noise",
+                mechanism=f"{_NAME} (client)" + (_SILENT if self.clips_only else ""),
                 protects_from="server, and all who receive the model",
-                epsilon_accountant=max(epsilons, default=0.0) if noisy else None,
+                epsilon_accountant=None if self.clips_only else max(epsilons, default=0.0),
                 delta=self.delta,
             )
         ]
@@ -234,8 +242,8 @@ class CentralClientDP(ClientDP):
     @functools.cached_property
     def multiplier(self) -> float:
         """z, calibrated for the rounds that were named where a target is set."""
-        if self.noise_multiplier is not None:
-            return float(self.noise_multiplier)
+        if self.clips_only or self.noise_multiplier is not None:
+            return float(self.noise_multiplier or 0.0)
         assert self.target_epsilon is not None
         assert self.rounds is not None
         low, high = 1e-3, _LARGEST
@@ -260,7 +268,7 @@ class CentralClientDP(ClientDP):
             rows.append(
                 Privacy(
                     unit="client",
-                    mechanism=f"{_NAME} (server), a client beside {beside}" + ("" if z else ": clips only, no noise"),
+                    mechanism=f"{_NAME} (server), a client beside {beside}" + ("" if z else _SILENT),
                     protects_from="all who receive the model, but not the server, which adds the noise",
                     epsilon_accountant=_flowers_epsilon(z, self.delta, run.rounds) if z else None,
                     delta=self.delta,
@@ -273,14 +281,6 @@ GRADIENTS = (
     "Flower's DP wrappers clip the difference to the model that was sent, which wrecks gradients; use FedSGD with "
     "reply = 'step', or placement 'client'"
 )
-
-
-@functools.lru_cache(maxsize=64)
-def _calibrated(target_epsilon: float, delta: float, steps: int) -> float:
-    """Return the noise multiplier of so many Gaussian mechanisms, looked for once a process."""
-    from fl_privacy.training.accounting import noise_multiplier_for
-
-    return noise_multiplier_for(target_epsilon, delta, 1.0, steps)
 
 
 def _accountant(delta: float, population: int) -> RdpAccountant:

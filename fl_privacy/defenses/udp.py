@@ -44,7 +44,7 @@ class PublishedUDP(Defense):
     Parameters
     ----------
     epsilon : float
-        As published: 5, 10, 25 or 50.
+        As published: 5, 10, 25 or 50; infinity clips only.
     clipping_norm : float
         C.
     q : float
@@ -58,7 +58,9 @@ class PublishedUDP(Defense):
     def __init__(
         self, epsilon: float, clipping_norm: float = 0.25, q: float = 0.1, rounds: int = 200, delta: float = 0.5
     ) -> None:
-        positive(_NAME, epsilon=epsilon, clipping_norm=clipping_norm, q=q)
+        positive(_NAME, clipping_norm=clipping_norm, q=q)
+        if epsilon != math.inf:
+            positive(_NAME, epsilon=epsilon)
         if q > 1:
             raise UserError(f"{_NAME}: q must be a share of the clients, up to 1, not {q!r}")
         whole(_NAME, 1, rounds=rounds)

@@ -101,6 +101,14 @@ def test_a_target_that_cannot_be_reached_is_refused():
         defense.noise(SGD, None)
 
 
+def test_no_bound_on_epsilon_means_clipping_only():
+    entry = {**LOCAL, "target_epsilon": float("inf")}
+    clipped = Work({**LOCAL, "noise_multiplier": 0.0}).update()
+    np.testing.assert_array_equal(flat(Work(entry).update()), flat(clipped))
+    assert make_defenses([entry])[0].promises(accounted())[0].epsilon_accountant is None
+    assert client_dp("server", 1.0, target_epsilon=float("inf"), rounds=3).multiplier == 0.0
+
+
 @pytest.mark.parametrize("rounds", [1, 30])
 def test_epsilon_in_the_server_is_flowers_and_opacus(rounds):
     made = client_dp("server", 0.5, noise_multiplier=1.3)

@@ -98,7 +98,9 @@ def test_an_array_of_zeros_stays():
 
 
 @pytest.mark.parametrize("settings", [SGD, AVG])
-@pytest.mark.parametrize("entry", [{"name": "top-k", "fraction": 0.1}, {"name": "sign"}, {"name": "quantise", "bits": 3}])
+@pytest.mark.parametrize(
+    "entry", [{"name": "top-k", "fraction": 0.1}, {"name": "sign"}, {"name": "quantise", "bits": 3}]
+)
 def test_what_leaves_a_client_is_changed_once(entry, settings):
     plain, sent = Work(settings=settings).update(), Work(entry, settings=settings).update()
     (defense,) = make_defenses([entry])
@@ -109,7 +111,9 @@ def test_what_leaves_a_client_is_changed_once(entry, settings):
     assert (flat(sent) != flat(plain)).mean() > 0.3
 
 
-@pytest.mark.parametrize("entry", [{"name": "top-k", "fraction": 0.01}, {"name": "sign"}, {"name": "quantise", "bits": 3}])
+@pytest.mark.parametrize(
+    "entry", [{"name": "top-k", "fraction": 0.01}, {"name": "sign"}, {"name": "quantise", "bits": 3}]
+)
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_a_broken_update_is_not_made_whole(entry, wrong):
     (defense,) = make_defenses([entry])
