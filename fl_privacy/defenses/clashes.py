@@ -47,6 +47,7 @@ def _reasons(
     clients: int | None,
 ) -> Iterator[str]:
     from fl_privacy.defenses.client_dp import GRADIENTS, CentralClientDP, ClientDP
+    from fl_privacy.defenses.freeze import Freeze
     from fl_privacy.defenses.share_upper import ShareUpper
     from fl_privacy.defenses.udp import PublishedUDP
 
@@ -61,7 +62,8 @@ def _reasons(
     for one, two in combinations(defenses, 2):
         yield from _between(one, two)
     for place, defense in enumerate(defenses):
-        before = [d for d in defenses[:place] if _overrides(d, "update")]
+        # (Freezing sets to zero what is zero already.)
+        before = [d for d in defenses[:place] if _overrides(d, "update") and not isinstance(d, Freeze)]
         if isinstance(defense, ShareUpper) and before:
             yield (
                 f"share-upper goes before {_name(before[0])}, which changes the update: a client's own layers are to "

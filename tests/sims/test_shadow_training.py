@@ -58,11 +58,20 @@ def draw(rng, n):
     return rng.normal(size=(n, INPUTS)).astype(np.float32), rng.integers(0, len(CLASSES), n)
 
 
+def private(n: int, client: int) -> np.ndarray | None:
+    """The attribute of a client's one person; nobody has told it to one of them."""
+    return None if client == 2 else np.full(n, client % 2)
+
+
+def built_in(*entries: dict) -> dict[str, str]:
+    return {"defenses": json.dumps(entries), "participations": ROUNDS}
+
+
 @pytest.fixture
 def data(tmp_path):
     """Clients of different sizes, one of them without validation examples, and held-out speakers."""
     rng = np.random.default_rng(0)
-    clients = [ClientData(*draw(rng, 5 + 4 * i), *draw(rng, i)) for i in range(CLIENTS)]
+    clients = [ClientData(*draw(rng, 5 + 4 * i), *draw(rng, i), private(5 + 4 * i, i)) for i in range(CLIENTS)]
     write_federation(tmp_path / "data", clients, CLASSES, *draw(rng, 9))
     return tmp_path / "data"
 
@@ -119,6 +128,31 @@ def test_the_loop_captures_what_the_local_engine_does(both, changes):
     for theirs, ours in zip(flower.updates(), loop.updates(), strict=True):
         for name, array in theirs.arrays.items():
             np.testing.assert_allclose(ours.arrays[name], array, rtol=1e-6)
+
+
+LOCAL_DP = {"name": "client-dp", "placement": "client", "clipping_norm": 0.5}
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "step", "fedavg"])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{**LOCAL_DP, "target_epsilon": 30.0}],
+        [{"name": "udp-published", "epsilon": 10.0}],
+        [{"name": "top-k", "fraction": 0.05}, {"name": "quantise", "bits": 4}],
+        [{**LOCAL_DP, "noise_multiplier": 0.1}, {"name": "sign"}, {"name": "freeze", "layers": ["second"]}],
+        [{"name": "share-upper"}, {**LOCAL_DP, "noise_multiplier": 0.01}],
+        [{"name": "adversarial", "strength": 0.5}],
+        [{"name": "adversarial", "head": "local"}, {"name": "top-k", "fraction": 0.5}],
+    ],
+    ids=lambda entries: "+".join(entry["name"] for entry in entries),
+)
+def test_every_built_in_defense_is_the_same_in_both(both, algorithm, entries):
+    changes = {"fedsgd": {}, "step": {"reply": "step"}, "fedavg": FEDAVG}[algorithm]
+    (flower, course), (loop, own_course) = both(**changes, **built_in(*entries))
+    assert loop.digest() == flower.digest()
+    assert own_course == course
+    assert len(loop.updates()) == ROUNDS * A_ROUND
 
 
 def test_another_seed_is_another_federation(both, data, tmp_path):
