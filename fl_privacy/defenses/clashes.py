@@ -105,7 +105,7 @@ def _between(one: Defense, two: Defense) -> Iterator[str]:
 
     if _pair(one, two, CentralClientDP, Freeze):
         yield "freeze with client-dp in the server: Flower's wrapper adds noise to every array, frozen ones too"
-    if isinstance(one, Freeze) and _overrides(two, "noise"):
+    if isinstance(one, Freeze) and _overrides(two, "noise") and _overrides(two, "update"):
         yield f"freeze goes behind {_name(two)}, which adds noise to every array, frozen ones too"
 
 

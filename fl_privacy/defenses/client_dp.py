@@ -6,11 +6,11 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy._clipping import clipping_scale
 from fl_privacy.audit import Privacy
+from fl_privacy.defenses._noise import noisy
 from fl_privacy.defenses._settings import below_one, positive, whole
 from fl_privacy.defenses.base import Accounted, Defense
 from fl_privacy.errors import UserError
@@ -126,14 +126,10 @@ class LocalClientDP(ClientDP):
         from fl_privacy.training.accounting import Ledger
 
         multiplier = self.multiplier(client.settings)
-        scale, spread = clipping_scale(update.values(), self.clipping_norm), multiplier * self.clipping_norm
-        released = {}
-        for name, array in update.items():
-            clipped = array.astype(np.float64) * scale
-            released[name] = clipped + client.rng.normal(0.0, spread, array.shape) if spread else clipped
         if multiplier:
             Ledger.read(client.memory, "client").added(multiplier / 2, 1.0, 1).write(client.memory)
-        return released
+        scale = clipping_scale(update.values(), self.clipping_norm)
+        return noisy(update, scale, multiplier * self.clipping_norm, client.rng)
 
     def multiplier(self, settings: ClientSettings) -> float:
         """Return z, calibrated for the most rounds that any client takes part in where a target is set.

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from fl_privacy._clipping import clipping_scale
 from fl_privacy.audit import Privacy
+from fl_privacy.defenses._noise import noisy
 from fl_privacy.defenses._settings import below_one, positive, whole
 from fl_privacy.defenses.base import Accounted, Defense
 from fl_privacy.errors import UserError
@@ -84,7 +85,7 @@ class PublishedUDP(Defense):
         sigma = self.sigma(_examples(client))
         sensitivity = self.sensitivity(client, sum(array.size for array in update.values()))
         Ledger.read(client.memory, "client").added(sigma / sensitivity, 1.0, 1).write(client.memory)
-        return {name: u + client.rng.normal(0.0, sigma, u.shape) for name, u in update.items()}
+        return noisy(update, 1.0, sigma, client.rng)
 
     def sensitivity(self, client: Participation, coordinates: int) -> float:
         """Return how far apart, in L2, two updates of clients with as many examples can be before the noise.

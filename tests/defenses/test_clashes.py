@@ -25,6 +25,9 @@ class ByExample(Defense):
     def private_steps(self, client: Any) -> DPSGD:
         return DPSGD(1.0, 1.0)
 
+    def noise(self, settings: Any, examples: float | None) -> float:
+        return 1.0
+
 
 class Louder(Defense):
     """Somebody's own noise."""
