@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fl_privacy.training.client import ClientSettings, Participation
     from fl_privacy.training.private import DPSGD
 
-BUILT_IN: dict[str, str] = {}
+BUILT_IN: dict[str, str] = {"dp-sgd": "fl_privacy.defenses.dp_sgd:ExampleDP"}
 """Name -> ``package.module:Class``. Any other defense is named by its own reference in the simulation file."""
 
 
