@@ -162,6 +162,30 @@ def test_every_built_in_defense_is_the_same_in_both(both, algorithm, entries):
     assert len(loop.updates()) == ROUNDS * A_ROUND
 
 
+@pytest.mark.parametrize("changes", [{"reply": "step"}, FEDAVG], ids=["step", "fedavg"])
+def test_dp_in_the_server_runs_under_flower(both, changes):
+    """Raw updates reach the server, of equal weight; the model bears its noise."""
+    entry = {"name": "client-dp", "placement": "server", "clipping_norm": 0.5, "noise_multiplier": 3.0}
+    (flower, _), (loop, _) = both(**changes, **built_in(entry))
+    assert loop.digest() == flower.digest()
+    assert {update.num_examples for update in loop.updates()} == {1.0}
+    first, second = (loop.sent(r, next(u.client for u in loop.updates() if u.round == r)) for r in (1, 2))
+    moved = np.concatenate([(second[name] - first[name]).ravel() for name in first])
+    assert moved.std() == pytest.approx(3.0 * 0.5 / A_ROUND, rel=0.05)
+
+
+def test_clients_tell_the_steps_that_they_took(data, tmp_path):
+    entry = {**LOCAL_DP, "noise_multiplier": 3.0}
+    settings = configuration(data, tmp_path, ledgers=str(tmp_path / "ledgers.json"), **built_in(entry))
+    local(tmp_path, CLIENTS, settings, lambda _: None)
+    told = json.loads((tmp_path / "ledgers.json").read_text())
+    took_part = [update.client for update in UpdateStore(tmp_path / "updates").updates()]
+    for client in set(took_part):
+        kept = {"noise": [1.5], "rates": [1.0], "steps": [took_part.count(client)]}
+        assert told[client] == {f"privacy.client.{name}": value for name, value in kept.items()}
+    assert {client for client, ledger in told.items() if ledger} == set(took_part)
+
+
 def test_another_seed_is_another_federation(both, data, tmp_path):
     _, (store, _) = both()
     settings = {**SETTINGS, "seed": 6, "data": str(data), "store": str(tmp_path / "6"), "utility": str(tmp_path / "u")}
