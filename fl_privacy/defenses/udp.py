@@ -17,6 +17,7 @@ from fl_privacy.errors import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fl_privacy.training.accounting import Ledger
     from fl_privacy.training.client import ClientSettings, Participation
 
 _NAME = "udp-published"
@@ -112,8 +113,14 @@ class PublishedUDP(Defense):
 
     def promises(self, run: Accounted) -> list[Privacy]:
         """Nothing under its own name; and what the same noise does for a whole client."""
-        epsilons = [ledger.epsilon(_DELTA) for ledger in run.ledgers if ledger.unit == "client" and ledger.steps]
-        bound = "2 C" if run.settings.algorithm == "fedsgd" else "what Adam's steps can reach"
+        ledgers = [ledger for ledger in run.ledgers if ledger.unit == "client" and ledger.steps]
+        worst = max(ledgers, key=lambda ledger: ledger.epsilon(_DELTA), default=None)
+        bound = "C" if run.settings.algorithm == "fedsgd" else "what Adam's steps can reach"
+        bought = (
+            f"{_NAME}: the same noise on a whole client beside another of as many examples (largest update: {bound})"
+        )
+        if worst is not None and self.epsilon != math.inf:
+            bought += f"; the labelled epsilon would take {self._short(worst):.3g} times the noise"
         return [
             Privacy(
                 unit="example",
@@ -124,13 +131,22 @@ class PublishedUDP(Defense):
             ),
             Privacy(
                 unit="client",
-                mechanism=f"{_NAME}: the same noise as a Gaussian mechanism on whole clients of as many examples, "
-                f"sensitivity twice the largest update ({bound})",
+                mechanism=bought,
                 protects_from="server, and all who receive the model",
-                epsilon_accountant=max(epsilons, default=0.0),
+                epsilon_accountant=0.0 if worst is None else worst.epsilon(_DELTA),
                 delta=_DELTA,
             ),
         ]
+
+    def _short(self, ledger: Ledger) -> float:
+        """Return how many times the noise of a client it would take for the labelled epsilon."""
+        from fl_privacy.training.accounting import noise_multiplier_for
+
+        try:
+            wanted = noise_multiplier_for(self.epsilon, _DELTA, 1.0, sum(ledger.steps))
+        except UserError:  # a label that no noise reaches
+            return math.inf
+        return wanted / min(ledger.noise_multipliers)
 
 
 def adam_reach(steps: int) -> float:

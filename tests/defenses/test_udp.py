@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,13 @@ def test_it_promises_nothing_under_its_name_and_says_what_the_noise_buys(setting
     assert bought.epsilon_accountant == pytest.approx(accountant.get_epsilon(1e-5), rel=0.01)
     assert bought.epsilon_accountant > 20 * 5
     assert (bought.unit, bought.delta) == ("client", 1e-5)
+    times = float(re.search(r"would take ([\d.e+]+) times the noise", bought.mechanism).group(1))
+    accountant.history = [(z * times, 1.0, 2)]
+    assert accountant.get_epsilon(1e-5) == pytest.approx(5.0, rel=0.02)
+    nobody = PublishedUDP(5).promises(replace(run, ledgers=[]))[1]
+    assert (nobody.epsilon_accountant, "times the noise" in nobody.mechanism) == (0.0, False)
+    assert "would take inf times" in PublishedUDP(1e-9).promises(run)[1].mechanism
+    assert PublishedUDP(math.inf).promises(run)[0].epsilon_accountant is None
 
 
 def test_noise_of_unknown_examples_is_not_guessed():
