@@ -1,5 +1,6 @@
 """Defenses: one object each, with hooks that are the identity unless it says otherwise."""
 
-from fl_privacy.defenses.base import Accounted, Defense, check_defenses, make_defenses, unaware
+from fl_privacy.defenses.base import Accounted, Defense, make_defenses, unaware
+from fl_privacy.defenses.clashes import check_defenses
 
 __all__ = ["Accounted", "Defense", "check_defenses", "make_defenses", "unaware"]

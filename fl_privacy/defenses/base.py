@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -19,7 +19,17 @@ if TYPE_CHECKING:
     from fl_privacy.training.client import ClientSettings, Participation
     from fl_privacy.training.private import DPSGD
 
-BUILT_IN: dict[str, str] = {}
+BUILT_IN: dict[str, str] = {
+    "dp-sgd": "fl_privacy.defenses.dp_sgd:ExampleDP",
+    "client-dp": "fl_privacy.defenses.client_dp:client_dp",
+    "udp-published": "fl_privacy.defenses.udp:PublishedUDP",
+    "top-k": "fl_privacy.defenses.top_k:TopK",
+    "sign": "fl_privacy.defenses.sign:Sign",
+    "quantise": "fl_privacy.defenses.quantise:Quantise",
+    "freeze": "fl_privacy.defenses.freeze:Freeze",
+    "share-upper": "fl_privacy.defenses.share_upper:ShareUpper",
+    "adversarial": "fl_privacy.defenses.adversarial:Adversarial",
+}
 """Name -> ``package.module:Class``. Any other defense is named by its own reference in the simulation file."""
 
 
@@ -30,12 +40,16 @@ class Defense:
     Hooks draw randomness from ``client.rng`` and from nothing else, and remember in ``client.memory`` and nowhere else.
     """
 
-    adds_parameters: ClassVar[bool] = False
+    adds_parameters: bool = False
     """Whether `model` gives the network further parameters: everybody who sees a model sees these."""
 
     def model(self, model: nn.Module) -> nn.Module:
         """Change the model before local training (layers frozen, replaced)."""
         return model
+
+    def received(self, weights: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
+        """Change the weights that local training starts from; return what is given, or other arrays in a new dict."""
+        return weights
 
     def private_steps(self, client: Participation) -> DPSGD | None:
         """Make local gradients private example by example; None leaves them plain."""
@@ -57,7 +71,7 @@ class Defense:
         return gradient
 
     def update(self, update: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
-        """Change what leaves the client: its gradient, or the difference between its weights and those it was sent."""
+        """Change what leaves the client: its gradient, or its weights less those it began with."""
         return update
 
     def weight(self, examples: int, client: Participation) -> int:
@@ -146,7 +160,3 @@ def make_defenses(settings: Sequence[Mapping[str, Any]]) -> list[Defense]:
         For a name that is unknown or settings that the class does not take.
     """
     return [make("defense", BUILT_IN, entry, Defense) for entry in settings]
-
-
-def check_defenses(defenses: Sequence[Defense], algorithm: str, reply: str) -> None:
-    """Placeholder, to be merged."""

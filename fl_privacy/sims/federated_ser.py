@@ -80,13 +80,17 @@ class FederatedSER:
         self._asked: dict[tuple[str, bool, bool], Question] = {}
         self._defenses = [d.model_dump() for d in settings.defense]
         self._contests = contests(settings.attack, against_defense=bool(settings.defense))
-        defenses = make_defenses(self._defenses)  # a wrong setting is refused before anything runs
-        check_defenses(defenses, settings.federation.algorithm, settings.federation.reply)
+        self._check_defenses()  # before anything runs
         supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
         for contest in self._contests:
             name, attack = contest.name, contest.attack
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._check_layers()
+
+    def _check_defenses(self, clients: int | None = None) -> None:
+        """Refuse defenses with a wrong setting, or that do not go together."""
+        federation = self.settings.federation
+        check_defenses(make_defenses(self._defenses), federation.algorithm, federation.reply, clients=clients)
 
     def _check_layers(self) -> None:
         """Refuse attacks on layers that the network does not have, or that are not captured."""
@@ -129,6 +133,7 @@ class FederatedSER:
             )
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
+                self._check_defenses(self._victim_clients)
                 self._voices.check_strangers()
                 self._check_attribute()
             folder.stage(

@@ -54,15 +54,28 @@ def defended(*entries: tuple[str, dict]) -> dict[str, str]:
     return {"defenses": json.dumps([{"name": f"toy_defenses:{name}", **settings} for name, settings in entries])}
 
 
+def dp_sgd(**settings) -> dict[str, str]:
+    return {"defenses": json.dumps([{"name": "dp-sgd", "delta": 1e-3, **settings}])}
+
+
 def draw(rng, n):
     return rng.normal(size=(n, INPUTS)).astype(np.float32), rng.integers(0, len(CLASSES), n)
+
+
+def private(n: int, client: int) -> np.ndarray | None:
+    """The attribute of a client's one person; nobody has told it to one of them."""
+    return None if client == 2 else np.full(n, client % 2)
+
+
+def built_in(*entries: dict) -> dict[str, str]:
+    return {"defenses": json.dumps(entries), "participations": ROUNDS}
 
 
 @pytest.fixture
 def data(tmp_path):
     """Clients of different sizes, one of them without validation examples, and held-out speakers."""
     rng = np.random.default_rng(0)
-    clients = [ClientData(*draw(rng, 5 + 4 * i), *draw(rng, i)) for i in range(CLIENTS)]
+    clients = [ClientData(*draw(rng, 5 + 4 * i), *draw(rng, i), private(5 + 4 * i, i)) for i in range(CLIENTS)]
     write_federation(tmp_path / "data", clients, CLASSES, *draw(rng, 9))
     return tmp_path / "data"
 
@@ -102,6 +115,9 @@ def both(data, tmp_path):
         {"reply": "step", **defended(("Remembering", {})), "participations": 3},
         {**FEDAVG, **defended(("Against", {})), "participations": 3},
         defended(("Against", {}), ("Noise", {})),
+        dp_sgd(noise_multiplier=1.3),
+        {**FEDAVG, **dp_sgd(target_epsilon=8.0), "participations": 3},
+        {"reply": "step", **dp_sgd(noise_multiplier=0.5, engine="ghost")},
         {"reply": "step"},
         {"observe": "sum"},
         {**FEDAVG, "observe": "sum", "capture-every": 2},
@@ -119,6 +135,55 @@ def test_the_loop_captures_what_the_local_engine_does(both, changes):
     for theirs, ours in zip(flower.updates(), loop.updates(), strict=True):
         for name, array in theirs.arrays.items():
             np.testing.assert_allclose(ours.arrays[name], array, rtol=1e-6)
+
+
+LOCAL_DP = {"name": "client-dp", "placement": "client", "clipping_norm": 0.5}
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "step", "fedavg"])
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [{**LOCAL_DP, "target_epsilon": 30.0}],
+        [{"name": "udp-published", "epsilon": 10.0}],
+        [{"name": "top-k", "fraction": 0.05}, {"name": "quantise", "bits": 4}],
+        [{**LOCAL_DP, "noise_multiplier": 0.1}, {"name": "sign"}, {"name": "freeze", "layers": ["second"]}],
+        [{"name": "share-upper"}, {**LOCAL_DP, "noise_multiplier": 0.01}],
+        [{"name": "adversarial", "strength": 0.5}],
+        [{"name": "adversarial", "head": "local"}, {"name": "top-k", "fraction": 0.5}],
+    ],
+    ids=lambda entries: "+".join(entry["name"] for entry in entries),
+)
+def test_every_built_in_defense_is_the_same_in_both(both, algorithm, entries):
+    changes = {"fedsgd": {}, "step": {"reply": "step"}, "fedavg": FEDAVG}[algorithm]
+    (flower, course), (loop, own_course) = both(**changes, **built_in(*entries))
+    assert loop.digest() == flower.digest()
+    assert own_course == course
+    assert len(loop.updates()) == ROUNDS * A_ROUND
+
+
+@pytest.mark.parametrize("changes", [{"reply": "step"}, FEDAVG], ids=["step", "fedavg"])
+def test_dp_in_the_server_runs_under_flower(both, changes):
+    """Raw updates reach the server, of equal weight; the model bears its noise."""
+    entry = {"name": "client-dp", "placement": "server", "clipping_norm": 0.5, "noise_multiplier": 3.0}
+    (flower, _), (loop, _) = both(**changes, **built_in(entry))
+    assert loop.digest() == flower.digest()
+    assert {update.num_examples for update in loop.updates()} == {1.0}
+    first, second = (loop.sent(r, next(u.client for u in loop.updates() if u.round == r)) for r in (1, 2))
+    moved = np.concatenate([(second[name] - first[name]).ravel() for name in first])
+    assert moved.std() == pytest.approx(3.0 * 0.5 / A_ROUND, rel=0.05)
+
+
+def test_clients_tell_the_steps_that_they_took(data, tmp_path):
+    entry = {**LOCAL_DP, "noise_multiplier": 3.0}
+    settings = configuration(data, tmp_path, ledgers=str(tmp_path / "ledgers.json"), **built_in(entry))
+    local(tmp_path, CLIENTS, settings, lambda _: None)
+    told = json.loads((tmp_path / "ledgers.json").read_text())
+    took_part = [update.client for update in UpdateStore(tmp_path / "updates").updates()]
+    for client in set(took_part):
+        kept = {"noise": [1.5], "rates": [1.0], "steps": [took_part.count(client)]}
+        assert told[client] == {f"privacy.client.{name}": value for name, value in kept.items()}
+    assert {client for client, ledger in told.items() if ledger} == set(took_part)
 
 
 def test_another_seed_is_another_federation(both, data, tmp_path):
