@@ -120,8 +120,8 @@ def test_processes_give_the_same_results(swept: Path, tmp_path: Path) -> None:
 
 
 def test_a_ray_cluster_gives_the_same_results_and_a_users_error_is_told_as_one(swept: Path, tmp_path: Path) -> None:
-    again = sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s", processes=2, ray="local")
-    for path in ("fedsgd/result.json", "fedavg/seed-2/result.json", "fedavg/scores.csv"):
+    again = sweep(FAST, ["federation.algorithm=fedavg"], seeds=2, out=tmp_path / "s", processes=2, ray="local")
+    for path in ("fedavg/result.json", "fedavg/seed-2/result.json", "fedavg/scores.csv"):
         assert (again / path).read_bytes() == (swept / path).read_bytes()
     (tmp_path / "t" / "fedavg" / "seed-1").mkdir(parents=True)
     (tmp_path / "t" / "fedavg" / "seed-1" / "mine.txt").write_text("not a run")
@@ -141,7 +141,7 @@ def test_a_grid_may_have_a_number_of_seeds_of_its_own(tmp_path: Path, planned: l
     first = file["simulation"]["seed"]
     assert [[f.simulation.seed - first for f in c.files] for c in planned] == [[0], [0], [0, 1, 2]]
     planned.clear()
-    sweep(file, seeds=2, out=tmp_path / "t", processes=1)
+    sweep(file, seeds=2, out=tmp_path / "s", processes=1)
     assert [len(c.files) for c in planned] == [2, 2, 2]
 
 
