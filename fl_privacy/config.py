@@ -142,6 +142,8 @@ class FederationSettings(_Section):
     """Default: 0.1 (FedSGD), 5e-4 (FedAvg)."""
     local_epochs: int = Field(default=1, ge=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
+    reply: Literal["gradient", "step"] = "gradient"
+    """FedSGD: what clients send, a gradient or the weights after a step along it, as Flower's DP wrappers need it."""
     fraction_evaluate: float = Field(default=0.0, ge=0, le=1)
     """Share of clients asked for their validation accuracy after each round."""
 
@@ -149,6 +151,8 @@ class FederationSettings(_Section):
     def _consistent(self) -> FederationSettings:
         if self.algorithm == "fedsgd" and self.local_epochs != 1:
             raise ValueError("local_epochs is a setting of fedavg: a fedsgd client computes one gradient")
+        if self.algorithm == "fedavg" and self.reply != "gradient":
+            raise ValueError("reply is a setting of fedsgd: a fedavg client sends weights")
         if self.fold is not None and self.fold >= self.folds:
             raise ValueError(f"fold must be below folds ({self.folds}), not {self.fold}")
         return self
@@ -210,6 +214,9 @@ class AttackChoice(_Named):
     label: str | None = None
     shadows: Literal["federation", "matched"] = "federation"
     """What it learns from: federations of the attacker's own, or its own clients' updates from the victims' models."""
+    clean: bool = False
+    """Against a defense, what the attacker who knows it learns from: shadows without it, where the attack itself allows
+    for it ("gaussian-lr" does, for noise), else shadows made through the same defense."""
     permutations: int | None = Field(default=None, ge=0, le=100_000)
     """Default: those of the audit; none where the attack says that it is costly."""
 

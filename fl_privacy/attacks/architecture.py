@@ -56,7 +56,7 @@ def gradient_of(model: nn.Module, loss: Callable[[Tensor, Tensor], Tensor] | Non
         device = next(iter(parameters.values())).device
         inputs = torch.from_numpy(np.asarray(features, dtype=np.float32)).to(device)
         value = measure(model(inputs), torch.from_numpy(np.asarray(labels, dtype=np.int64)).to(device))
-        found = torch.autograd.grad(value, list(asked.values()))
+        found = torch.autograd.grad(value, list(asked.values()), allow_unused=True, materialize_grads=True)
         return {name: part.cpu().numpy() for name, part in zip(asked, found, strict=True)}
 
     return gradient

@@ -39,6 +39,12 @@ Gradient = Callable[
 ]
 """Gradient of the mean loss of examples (features, the task's labels) at a model, by array name; dropout off."""
 
+NoiseScale = Callable[[Update], float]
+"""Standard deviation of a defense's noise on each coordinate of an update."""
+
+STATIC = ":static"
+"""Ends the name of an attack by somebody who does not know the defense, and whose shadows are made without it."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -90,6 +96,8 @@ class Auxiliary:
         The attacker's own utterances, for attacks that need ``"examples"``.
     gradient : callable, optional
         The architecture, as its gradient: for attacks that need ``"gradient"``.
+    noise, own_noise : callable, optional
+        How large the defenses' noise is on a private update and on the attacker's own, where the attacker knows.
     extras : Mapping
         Anything further that an attack may need and a user supplies.
     """
@@ -98,6 +106,8 @@ class Auxiliary:
     classes: tuple[Any, ...]
     examples: Examples | None = None
     gradient: Gradient | None = None
+    noise: NoiseScale | None = None
+    own_noise: NoiseScale | None = None
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def where(self, rows: NDArray[np.bool_]) -> Auxiliary:
@@ -348,11 +358,12 @@ def make_attacks(settings: Sequence[Mapping[str, Any]]) -> list[tuple[str, Attac
     ----------
     settings : sequence of mappings
         Each with ``name`` (a built-in's, or ``package.module:Class``), optionally ``label`` (to report it under
-        another name), and the keyword arguments of its class. ``shadows`` and ``permutations`` are the harness's.
+        another name), and the keyword arguments of its class. ``shadows``, ``clean`` and
+        ``permutations`` are the harness's.
     """
     made = []
     for entry in settings:
-        entry = {key: value for key, value in entry.items() if key not in ("shadows", "permutations")}
+        entry = {key: value for key, value in entry.items() if key not in ("shadows", "clean", "permutations")}
         label = str(entry.pop("label", entry["name"]))
         if not _LABEL.fullmatch(label):
             raise UserError(f"attack label {label!r}: letters, digits and . _ : + - only, a letter or digit first")

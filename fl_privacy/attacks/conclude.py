@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_privacy.attacks.base import STATIC
 from fl_privacy.attacks.slices import Slice
 from fl_privacy.audit import AnyAudit, Claim, Control, Estimate
 from fl_privacy.audit.controls import best_blind, chance, paired_difference, permutation_null, permutation_p_value
@@ -121,14 +122,15 @@ def conclude(
     evaluation = Evaluation(dict(audits), dict(blinds), dict(permuted), dict(plain), tuple(slices))
     primary = next(iter(audits))
     for name, audit in audits.items():
-        shared = {**context, "primary": name == primary}
+        whose = {**context, "attacker": "static"} if name.endswith(STATIC) else context
+        shared = {**whose, "primary": name == primary}
         if name != primary and not audit.evidence.any():
             evaluation.claims += silence(audit, **shared)
             continue
         evaluation.claims += audit.claims(**shared)
         evaluation.claims.append(against_blind(audit, blinds, **shared))
         evaluation.claims += [claim for part in slices if part.attack == name for claim in part.claims(**shared)]
-        evaluation.controls += permutation_controls(plain[name], permuted[name], seed, **context)
+        evaluation.controls += permutation_controls(plain[name], permuted[name], seed, **whose)
     for name, audit in blinds.items():
         evaluation.controls += [Control(**vars(claim), control=name, of=primary) for claim in audit.claims(**context)]
     evaluation.controls += majority_controls(audits[primary], primary, **context)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.base import SUPPLIES, Auxiliary, Examples, Gradient
+from fl_privacy.attacks.base import SUPPLIES, Auxiliary, Examples, Gradient, NoiseScale
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.audit import AnyAudit, Audit, MulticlassAudit, NumericAudit
 from fl_privacy.errors import UserError
@@ -35,6 +35,8 @@ class Question:
         The attacker's own utterances; their `attribute` is replaced by what `classes` make of it.
     gradient : callable, optional
         The architecture, see `Auxiliary`.
+    noise, own_noise : callable, optional
+        How large a defense's noise is, see `Auxiliary`.
     """
 
     own: Observed
@@ -43,6 +45,8 @@ class Question:
     classes: tuple[str, ...]
     examples: Examples | None = field(default=None, repr=False)
     gradient: Gradient | None = field(default=None, repr=False)
+    noise: NoiseScale | None = field(default=None, repr=False)
+    own_noise: NoiseScale | None = field(default=None, repr=False)
 
     @classmethod
     def ask(
@@ -55,12 +59,14 @@ class Question:
         numeric: bool = False,
         examples: Examples | None = None,
         gradient: Gradient | None = None,
+        noise: NoiseScale | None = None,
+        own_noise: NoiseScale | None = None,
     ) -> Question:
         """Check that both sides are of one network, of different people, and have the attribute with the same values.
 
         Parameters
         ----------
-        own, private, attribute, gradient
+        own, private, attribute, gradient, noise, own_noise
             See the class.
         positive : str, optional
             Of two values, the one that high scores mean; by default the last in alphabetical order.
@@ -93,7 +99,7 @@ class Question:
         )
         if examples is not None:
             examples = _coded(examples, attribute, classes)
-        return cls(own, private, attribute, classes, examples, gradient)
+        return cls(own, private, attribute, classes, examples, gradient, noise, own_noise)
 
     @property
     def supplies(self) -> frozenset[str]:
@@ -116,7 +122,9 @@ class Question:
     @property
     def auxiliary(self) -> Auxiliary:
         """What the attacker owns."""
-        return Auxiliary(tuple(self.own.speakers), self.classes, self.examples, self.gradient)
+        return Auxiliary(
+            tuple(self.own.speakers), self.classes, self.examples, self.gradient, self.noise, self.own_noise
+        )
 
     def audit(
         self, scores: NDArray[np.float64], name: str, confidence: float, *, correlation: float | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from numpy.typing import NDArray
 
@@ -29,6 +29,9 @@ class Defense:
     The same object serves the victim's clients and the attacker's shadows, which is what "adaptive attacker" means.
     Hooks draw randomness from ``client.rng`` and from nothing else, and remember in ``client.memory`` and nowhere else.
     """
+
+    adds_parameters: ClassVar[bool] = False
+    """Whether `model` gives the network further parameters: everybody who sees a model sees these."""
 
     def model(self, model: nn.Module) -> nn.Module:
         """Change the model before local training (layers frozen, replaced)."""
@@ -101,6 +104,34 @@ class Accounted:
     rounds: int
 
 
+class Unaware(Defense):
+    """The network of another defense, and nothing else of it: what an attacker sees who does not know it.
+
+    Parameters
+    ----------
+    of : mapping
+        The other defense's settings.
+    """
+
+    adds_parameters = True
+
+    def __init__(self, of: Mapping[str, Any]) -> None:
+        (self._other,) = make_defenses([of])
+
+    def model(self, model: nn.Module) -> nn.Module:
+        """Change the model as the other defense does."""
+        return self._other.model(model)
+
+
+def unaware(settings: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the settings of what an attacker's shadows are made with who does not know these defenses."""
+    return [
+        {"name": f"{__name__}:{Unaware.__name__}", "of": dict(entry)}
+        for entry, defense in zip(settings, make_defenses(settings), strict=True)
+        if defense.adds_parameters
+    ]
+
+
 def make_defenses(settings: Sequence[Mapping[str, Any]]) -> list[Defense]:
     """Make a run's defenses from their settings.
 
@@ -115,3 +146,7 @@ def make_defenses(settings: Sequence[Mapping[str, Any]]) -> list[Defense]:
         For a name that is unknown or settings that the class does not take.
     """
     return [make("defense", BUILT_IN, entry, Defense) for entry in settings]
+
+
+def check_defenses(defenses: Sequence[Defense], algorithm: str, reply: str) -> None:
+    """Placeholder, to be merged."""

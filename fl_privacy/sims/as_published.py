@@ -14,6 +14,7 @@ from fl_privacy.attacks.evaluate import Question
 from fl_privacy.attacks.score import Scores
 from fl_privacy.audit import Claim
 from fl_privacy.config import SimulationFile
+from fl_privacy.sims.contests import Contest
 
 _LEAKED = "leaked.npy"
 
@@ -36,7 +37,7 @@ def save_scores(leaked: LeakedMeans, scores: Scores, folder: Path) -> None:
 
 def claims_of(
     settings: SimulationFile,
-    attacks: Sequence[tuple[str, Attack]],
+    contests: Sequence[Contest],
     question: Question,
     run: Path,
     context: Mapping[str, Any],
@@ -48,8 +49,7 @@ def claims_of(
     Parameters
     ----------
     settings : SimulationFile
-    attacks : sequence of (str, Attack)
-        By the names they are reported under.
+    contests : sequence of Contest
     question : Question
     run : Path
         The run folder, attacks done.
@@ -60,7 +60,8 @@ def claims_of(
         return []
     federation, private = settings.federation, question.private
     claims = []
-    for number, ((name, attack), entry) in enumerate(zip(attacks, settings.attack, strict=True)):
+    for number, contest in enumerate(contests):
+        name, attack, entry = contest.name, contest.attack, contest.choice
         folder, leaked = run / "attacks" / str(number), leaked_means(settings, attack, question)
         conditions = {
             **context["conditions"],
@@ -70,7 +71,14 @@ def claims_of(
             "local_epochs": federation.local_epochs,
             "folds": 1,
         }
-        shared = {**context, "attack": name, "attribute": question.attribute, "conditions": conditions}
+        attacker = context["attacker"] if contest.aware else "static"
+        shared = {
+            **context,
+            "attacker": attacker,
+            "attack": name,
+            "attribute": question.attribute,
+            "conditions": conditions,
+        }
         scores = Scores.load(folder / "scores.npz").scores
         claims += update_claims(scores, question.labels(private), private.speakers, **shared)
         if leaked.rows:

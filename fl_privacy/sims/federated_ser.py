@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,24 +16,32 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.attacks.architecture import gradient_of
-from fl_privacy.attacks.base import SUPPLIES, Gradient, ReadsLayers, make_attacks
+from fl_privacy.attacks.base import SUPPLIES, Gradient, ReadsLayers
 from fl_privacy.attacks.evaluate import assess
 from fl_privacy.attacks.files import save
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.attacks.question import SPEAKER, Question, check_values
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
+from fl_privacy.audit import Privacy
 from fl_privacy.config import ConfigError, SimulationFile
-from fl_privacy.defenses import make_defenses
+from fl_privacy.defenses import Accounted, check_defenses, make_defenses, unaware
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
 from fl_privacy.sims import as_published
+from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
-from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation, resolve_layers
+from fl_privacy.training.accounting import UNITS, Ledger
+from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings
+from fl_privacy.training.federation import FederationPlan
+from fl_privacy.updates import Labels, ThreatModel, Update, UpdateStore, observation, resolve_layers
+
+LEDGERS = "ledgers.json"
+"""File in the victim's stage folder: the noisy steps that each client took."""
 
 CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
@@ -67,14 +77,16 @@ class FederatedSER:
         self._engine = engine or engines.get(settings.simulation.engine)
         self._progress: Progress = progress or (lambda what, done, total: None)
         self._voices = Voices(settings, self._progress)
-        self._asked: dict[str, Question] = {}
-        self._attacks = make_attacks([a.model_dump(exclude_none=True) for a in settings.attack])
+        self._asked: dict[tuple[str, bool, bool], Question] = {}
+        self._defenses = [d.model_dump() for d in settings.defense]
+        self._contests = contests(settings.attack, against_defense=bool(settings.defense))
+        defenses = make_defenses(self._defenses)  # a wrong setting is refused before anything runs
+        check_defenses(defenses, settings.federation.algorithm, settings.federation.reply)
         supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
-        for name, attack in self._attacks:
+        for contest in self._contests:
+            name, attack = contest.name, contest.attack
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._check_layers()
-        self._defenses = [d.model_dump() for d in settings.defense]
-        make_defenses(self._defenses)  # a wrong setting is refused before anything runs
 
     def _check_layers(self) -> None:
         """Refuse attacks on layers that the network does not have, or that are not captured."""
@@ -82,7 +94,8 @@ class FederatedSER:
 
         shapes = {name: tuple(p.shape) for name, p in SERNet(8, len(self.settings.task.classes)).named_parameters()}
         kept = self.settings.capture.arrays
-        for name, attack in self._attacks:
+        for contest in self._contests:
+            name, attack = contest.name, contest.attack
             if not isinstance(attack, ReadsLayers):
                 continue
             for layer in resolve_layers(shapes, attack.layers):
@@ -121,17 +134,15 @@ class FederatedSER:
             folder.stage(
                 "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
             )
-            for name, seed in self._shadows.items():
+            for shadow in self._shadows:
                 folder.stage(
-                    name,
-                    lambda path, name=name, seed=seed: self._federation(path, name, seed),  # type: ignore[misc]
+                    shadow.name,
+                    lambda path, shadow=shadow: self._shadow(path, shadow, folder.path / "victim"),  # type: ignore[misc]
                 )
-            if self._matched:
-                folder.stage("matched", lambda path: self._match(path, folder.path / "victim"))
             whole = folder.done("audit") and (folder.path / "result.json").exists()
             if not whole:
                 folder.undo("audit")
-                for number in range(len(self._attacks)):
+                for number in range(len(self._contests)):
                     folder.stage(
                         f"attacks/{number}",
                         lambda path, n=number: self._attack(path, n, folder.path),  # type: ignore[misc]
@@ -140,7 +151,7 @@ class FederatedSER:
             if not (folder.path / "report.html").exists():
                 write_report(folder.path)
         if not settings.capture.keep:
-            for name in ["victim", *self._shadows, "matched"]:
+            for name in ["victim", *(shadow.name for shadow in self._shadows)]:
                 remove(folder.path / name / "updates")
 
     def write_data(self, folder: Path) -> int:
@@ -150,15 +161,21 @@ class FederatedSER:
         return len(made.clients)
 
     @cached_property
-    def _shadows(self) -> dict[str, int]:
-        """The shadow federations that some attack learns from, and their seeds."""
-        if all(choice.shadows == "matched" for choice in self.settings.attack):
-            return {}
-        return {f"shadow-{number}": self._seed(100 + number) for number in range(self.settings.shadow.federations)}
+    def _shadows(self) -> list[Shadow]:
+        """The shadow federations, and the matched shadows, that some attack learns from."""
+        asked = {contest.shadows for contest in self._contests}
+        seeds = [self._seed(100 + number) for number in range(self.settings.shadow.federations)]
+        found = []
+        for defended in (True, False):
+            mark = "" if defended else STATIC_SHADOWS
+            if ("federation", defended) in asked:
+                found += [Shadow(f"{mark}shadow-{n}", seed, defended) for n, seed in enumerate(seeds)]
+            if ("matched", defended) in asked:
+                found.append(Shadow(f"{mark}matched", self._seed(99), defended))
+        return found
 
-    @property
-    def _matched(self) -> bool:
-        return any(choice.shadows == "matched" for choice in self.settings.attack)
+    def _names(self, shadows: str, defended: bool) -> list[str]:
+        return [s.name for s in self._shadows if s.defended == defended and s.of == shadows]
 
     def _seed(self, number: int) -> int:
         return int(np.random.SeedSequence([self.settings.simulation.seed, number]).generate_state(1)[0])
@@ -168,9 +185,10 @@ class FederatedSER:
         private, kept = self.settings.private, self.settings.capture.clients
         victim = self._voices.partition("victim", self.settings.simulation.seed).labels.rows
         watched = [row for client, row in victim.items() if kept is None or int(client) in kept]
-        for names in ({"matched": self._seed(99)} if self._matched else {}, self._shadows):
+        for of in ("matched", "federation"):
+            parts = {s.part: s.seed for s in self._shadows if s.of == of}
             own = [
-                row for name, seed in names.items() for row in self._voices.partition(name, seed).labels.rows.values()
+                row for part, seed in parts.items() for row in self._voices.partition(part, seed).labels.rows.values()
             ]
             if own:
                 theirs, mine = ([row[private.attribute] for row in rows] for rows in (watched, own))
@@ -178,12 +196,12 @@ class FederatedSER:
 
     # ------------------------------------------------------------------ stages
 
-    def _federation(self, folder: Path, name: str, seed: int) -> None:
+    def _federation(self, folder: Path, name: str, seed: int, defended: bool = True) -> None:
         """Partition, run the federation, and leave its store, labels and utility."""
         private = name == "victim"
         folder = folder.resolve()  # an engine's processes have working directories of their own
         clients = self._prepare(folder, name, seed)
-        run_config = self._run_config(folder, clients, seed, private)
+        run_config = self._run_config(folder, clients, seed, private, defended)
         total = run_config["num-server-rounds"] * run_config["clients-per-round"]
         engine = (self._engine or self._local) if private else train_shadow
         if engine is not self._local:
@@ -193,12 +211,14 @@ class FederatedSER:
         remove(folder / "data")
         (folder / CHECKPOINT).unlink(missing_ok=True)
 
-    def _match(self, folder: Path, victim: Path) -> None:
-        """Run the attacker's clients from the models that the victims were sent."""
-        folder = folder.resolve()
-        seed = self._seed(99)
+    def _shadow(self, folder: Path, shadow: Shadow, victim: Path) -> None:
+        """Run a federation of the attacker's own, or its clients from the models that the victims were sent."""
+        if shadow.of == "federation":
+            self._federation(folder, shadow.name, shadow.seed, shadow.defended)
+            return
+        folder, seed, defended = folder.resolve(), shadow.seed, shadow.defended
         clients = self._prepare(folder, "matched", seed)
-        run_config = self._run_config(folder, clients, seed, private=False)
+        run_config = self._run_config(folder, clients, seed, private=False, defended=defended)
         store = UpdateStore(victim / "updates")
         rounds = store.rounds[:: self.settings.shadow.matched_every]
         a_round = run_config["clients-per-round"]
@@ -214,20 +234,20 @@ class FederatedSER:
 
     def _prepare(self, folder: Path, name: str, seed: int) -> int:
         """Write a federation's data, its labels and what is known of its corpora; return how many clients it has."""
-        made = self._voices.partition(name, seed)
+        made = self._voices.partition(name.removeprefix(STATIC_SHADOWS), seed)
         self._voices.write(made, folder / "data")
         made.labels.write(folder / "labels.csv")
         facts = [*self._voices.facts(name == "victim"), {"test_speakers": list(made.test_speakers)}]
         (folder / "corpora.json").write_text(json.dumps(facts))
         return len(made.clients)
 
-    def _run_config(self, folder: Path, clients: int, seed: int, private: bool) -> dict[str, Any]:
+    def _run_config(self, folder: Path, clients: int, seed: int, private: bool, defended: bool) -> dict[str, Any]:
         settings, capture, shadow = self.settings.federation, self.settings.capture, self.settings.shadow
         a_round = settings.a_round_of(clients)
         if a_round > clients:
             raise UserError(f"federation.clients_per_round = {a_round}, but {folder.name} has only {clients} clients")
         as_victim = private or shadow.initialisation == "victim"
-        return {
+        run_config = {
             "data": str(folder / "data"),
             "store": str(folder / "updates"),
             "utility": str(folder / "utility.json"),
@@ -241,7 +261,8 @@ class FederatedSER:
             "local-epochs": settings.local_epochs,
             "dropout": settings.dropout,
             "fraction-evaluate": settings.fraction_evaluate,
-            "defenses": json.dumps(self._defenses),
+            "reply": settings.reply,
+            "defenses": json.dumps(self._defenses if defended else unaware(self._defenses)),
             "observe": capture.observe,
             "owns": self._owns,
             "capture-arrays": json.dumps(capture.arrays),
@@ -250,16 +271,43 @@ class FederatedSER:
             "capture-dtype": capture.dtype,
             "checkpoint": str(folder / CHECKPOINT),
         }
+        if self._defenses and defended:
+            # The attacker's noise is the victims': its own clients may take part more often.
+            run_config["participations"] = self._participations
+            if private:
+                run_config["ledgers"] = str(folder / LEDGERS)
+        return run_config
 
-    def _question(self, folder: Path, shadows: str) -> Question:
-        if shadows not in self._asked:
-            names = ["matched"] if shadows == "matched" else list(self._shadows)
+    @cached_property
+    def _participations(self) -> int:
+        """In how many rounds a private client takes part at most: drawn beforehand, from the seed."""
+        return max(self._victim_plan.participations(self._victim_clients))
+
+    @cached_property
+    def _victim_clients(self) -> int:
+        return len(self._voices.partition("victim", self.settings.simulation.seed).clients)
+
+    @cached_property
+    def _victim_plan(self) -> FederationPlan:
+        settings = self.settings.federation
+        rate = settings.learning_rate or DEFAULT_LEARNING_RATES[settings.algorithm]
+        client = ClientSettings(
+            self.settings.simulation.seed, settings.algorithm, settings.batch_size, rate, settings.local_epochs
+        )
+        a_round = settings.a_round_of(self._victim_clients)
+        return FederationPlan(Path(), client, settings.rounds, a_round, settings.dropout)
+
+    def _question(self, folder: Path, contest: Contest) -> Question:
+        (shadows, defended), private = contest.shadows, self.settings.private
+        key = (shadows, defended, contest.aware)
+        if key not in self._asked:
+            names = self._names(shadows, defended)
             own, victim = (_observed([folder / name for name in those]) for those in (names, ["victim"]))
-            private = self.settings.private
             examples = None
-            if any("examples" in attack.needs for _, attack in self._attacks):
+            if any("examples" in attack.needs for attack in (contest.attack for contest in self._contests)):
                 examples = self._voices.partition("matched", self._seed(99)).examples
-            self._asked[shadows] = Question.ask(
+            knows = contest.aware and bool(self._defenses)
+            self._asked[key] = Question.ask(
                 own,
                 victim,
                 private.attribute,
@@ -267,8 +315,18 @@ class FederatedSER:
                 numeric=private.numeric,
                 examples=examples,
                 gradient=self._gradient(victim),
+                noise=self._noise if knows else None,
+                own_noise=self._noise if knows and defended else None,
             )
-        return self._asked[shadows]
+        return self._asked[key]
+
+    def _noise(self, update: Update) -> float:
+        """Say how large the defenses' noise is on each coordinate of an update."""
+        plan = self._victim_plan
+        client = replace(plan.client, participations=self._participations)
+        scales = [defense.noise(client, update.num_examples) for defense in make_defenses(self._defenses)]
+        step = plan.client.learning_rate if self.settings.federation.reply == "step" else 1.0
+        return step * math.hypot(*scales)
 
     def _gradient(self, victim: Observed) -> Gradient:
         from fl_privacy.models.ser import SERNet
@@ -280,8 +338,9 @@ class FederatedSER:
         return gradient_of(model)
 
     def _attack(self, folder: Path, number: int, run: Path) -> None:
-        (name, attack), choice = self._attacks[number], self.settings.attack[number]
-        question = self._question(run, choice.shadows)
+        contest = self._contests[number]
+        name, attack, choice = contest.name, contest.attack, contest.choice
+        question = self._question(run, contest)
         leaked = as_published.leaked_means(self.settings, attack, question)
         permutations = 0 if getattr(attack, "costly", False) else self.settings.audit.permutations
         scores = run_attack(
@@ -300,10 +359,10 @@ class FederatedSER:
         """Write result.json and scores.csv into the run folder, and here what a sweep needs to merge seeds."""
         self._progress("audit", 0, 1)
         settings = self.settings
-        question = self._question(run, settings.attack[0].shadows)
+        question = self._question(run, self._contests[0])
         evaluation = assess(
             question,
-            {name: Scores.load(run / "attacks" / str(i) / "scores.npz") for i, (name, _) in enumerate(self._attacks)},
+            {c.name: Scores.load(run / "attacks" / str(i) / "scores.npz") for i, c in enumerate(self._contests)},
             confidence=settings.audit.confidence,
             link_shards=settings.audit.link_shards,
             leaked_updates=settings.audit.leaked_updates,
@@ -311,8 +370,8 @@ class FederatedSER:
             seed=settings.simulation.seed,
             context=self._context(),
         )
-        evaluation.claims += as_published.claims_of(settings, self._attacks, question, run, self._context())
-        own = next(iter(self._shadows), "matched")
+        evaluation.claims += as_published.claims_of(settings, self._contests, question, run, self._context())
+        own = self._names(*self._contests[0].shadows)[0]
         facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", own)}
         save(
             evaluation,
@@ -322,10 +381,25 @@ class FederatedSER:
             utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
             corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
             test_speakers=facts["victim"][-1]["test_speakers"],
+            privacy=[promise.to_dict() for promise in self._promises(run)],
             failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
         )
         save_evidence(evaluation, folder / "evidence.npz")
         self._progress("audit", 1, 1)
+
+    def _promises(self, run: Path) -> list[Privacy]:
+        """Account for what the private clients did."""
+        if not self._defenses:
+            return []
+        plan, kept = self._victim_plan, json.loads((run / "victim" / LEDGERS).read_text(encoding="utf-8"))
+        done = Accounted(
+            settings=replace(plan.client, participations=self._participations),
+            ledgers=[Ledger.read(memory, unit) for unit in UNITS for memory in kept.values()],
+            clients=self._victim_clients,
+            clients_per_round=plan.clients_per_round,
+            rounds=plan.rounds,
+        )
+        return [promise for defense in make_defenses(self._defenses) for promise in defense.promises(done)]
 
     def _context(self) -> dict[str, Any]:
         settings = self.settings

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from fl_privacy.errors import UserError
 
+UNITS = ("example", "client")
+"""What a noisy step may protect."""
+
 KEY = "privacy"
 """Names in a client's memory that begin so are its ledger."""
 

@@ -25,7 +25,7 @@ from fl_privacy.training.losses import CROSS_ENTROPY
 from fl_privacy.training.private import DPSGD, poisson, private_gradient, sample_rate, steps_of, train_privately
 from fl_privacy.updates.protocol import PARTICIPATIONS
 
-_LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
+DEFAULT_LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
 
 
 class BrokenUpdate(Exception):
@@ -293,7 +293,7 @@ class LocalModel:
 
 def learning_rate(run_config: Mapping[str, Any]) -> float:
     """Return the learning rate of a run configuration; where that is 0, the published one of its algorithm."""
-    return float(run_config["learning-rate"]) or _LEARNING_RATES[run_config["algorithm"]]
+    return float(run_config["learning-rate"]) or DEFAULT_LEARNING_RATES[run_config["algorithm"]]
 
 
 def make_network(inputs: int, classes: int, dropout: float, defenses: Sequence[Hooks]) -> nn.Module:

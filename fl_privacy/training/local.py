@@ -102,5 +102,7 @@ def _gradient(
     if objective is not None and (more := objective(model, x, y, batch)) is not None:
         loss = loss + more
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    gradient = dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+    found = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+    # A defense may give the network parameters that this loss does not reach.
+    gradient = {name: g for name, g in zip(parameters, found, strict=True) if g is not None}
     return hook(gradient) if hook else gradient

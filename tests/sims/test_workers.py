@@ -343,7 +343,9 @@ def test_workers_and_their_children_end_with_an_engine_that_is_interrupted_or_ki
     # No `if __name__ == "__main__"`: workers do not import the script.
     script.write_text(
         textwrap.dedent(f"""
+        import signal
         from fl_privacy import run_simulation
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
         run_simulation(
             "apps_with_children:app", "apps_with_children:client", 2, {{"pids": {str(tmp_path / "pids")!r}}}, workers=2
         )

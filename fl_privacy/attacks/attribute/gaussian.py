@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.attacks.attribute.raw_linear import InnerProducts
-from fl_privacy.attacks.base import Auxiliary, OneClassError, Scorer
+from fl_privacy.attacks.base import Auxiliary, NoiseScale, OneClassError, Scorer
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Update
 
@@ -26,13 +26,14 @@ class GaussianLikelihoodRatio(InnerProducts):
     ----------
     layers : sequence of str
         ``"first"``, ``"second"``, ``"last"``, ``"all"`` or names.
-    noise : float
-        Standard deviation of the noise on each coordinate of a private update, in the update's own unit.
+    noise : float, optional
+        Standard deviation of the noise on each coordinate of a private update, in the update's own unit. Default: what
+        the defenses of the simulation add, where the attacker knows them; else none.
     noise_examples : float
         A further part of it, divided by the number of examples that the client reports: the noise of `noise_examples /
         n_k` that user-level DP after Wei et al. (arXiv 2003.00229) adds to the weights.
-    shadow_noise : float
-        Standard deviation of the noise on the attacker's own updates.
+    shadow_noise : float, optional
+        The same of the attacker's own updates.
     C : float
         Inverse of what is added to each variance, in units of the mean variance: keeps directions that the attacker's
         few speakers hardly show from counting for certain.
@@ -46,23 +47,25 @@ class GaussianLikelihoodRatio(InnerProducts):
     def __init__(
         self,
         layers: str | Sequence[str] = ("first",),
-        noise: float = 0.0,
+        noise: float | None = None,
         noise_examples: float = 0.0,
-        shadow_noise: float = 0.0,
+        shadow_noise: float | None = None,
         C: float = 1.0,
         rows: int = 2048,
     ) -> None:
         super().__init__(layers, C, "ridge", rows)
         settings = {"noise": noise, "noise_examples": noise_examples, "shadow_noise": shadow_noise}
         for name, value in settings.items():
-            if not 0 <= value < float("inf"):
+            if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"GaussianLikelihoodRatio: {name} must be 0 or more, not {value}")
         self.noise, self.noise_examples, self.shadow_noise = noise, noise_examples, shadow_noise
 
     def fit_transform(self, updates: Sequence[Update], auxiliary: Auxiliary) -> NDArray[np.float64]:
         """Represent the attacker's own updates, with the variance of their noise in the last column."""
         found = super().fit_transform(updates, auxiliary)
-        return np.column_stack([found, np.full(len(found), self.shadow_noise**2)])
+        self.told_ = auxiliary.noise
+        own = [_scale(self.shadow_noise, auxiliary.own_noise, update) ** 2 for update in updates]
+        return np.column_stack([found, own])
 
     def transform(self, updates: Sequence[Update]) -> NDArray[np.float64]:
         """Represent updates, with the variance of their noise in the last column."""
@@ -109,7 +112,7 @@ class GaussianLikelihoodRatio(InnerProducts):
         return score
 
     def _variance(self, update: Update) -> float:
-        noise = self.noise
+        noise = _scale(self.noise, self.told_, update)
         if self.noise_examples:
             if not update.num_examples:
                 raise UserError(
@@ -118,6 +121,12 @@ class GaussianLikelihoodRatio(InnerProducts):
                 )
             noise += self.noise_examples / update.num_examples
         return noise**2
+
+
+def _scale(said: float | None, told: NoiseScale | None, update: Update) -> float:
+    if said is not None:
+        return said
+    return 0.0 if told is None else told(update)
 
 
 def _mean(rows: NDArray[np.float64], chosen: NDArray[np.bool_]) -> NDArray[np.float64]:
