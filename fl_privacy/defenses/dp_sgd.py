@@ -33,6 +33,8 @@ class ExampleDP(Defense):
         Of the guarantee; below one in the client's examples.
     engine : {"auto", "hooks", "ghost"}
         See `fl_privacy.training.private.DPSGD`.
+    typical_examples : int, optional
+        What is known outside of a client's number of examples; for `noise` alone, where there is a target.
 
     Raises
     ------
@@ -52,6 +54,7 @@ class ExampleDP(Defense):
         clipping_norm: float = 1.0,
         delta: float = 1e-5,
         engine: Literal["auto", "hooks", "ghost"] = "auto",
+        typical_examples: int | None = None,
     ) -> None:
         if (noise_multiplier is None) == (target_epsilon is None):
             raise UserError("dp-sgd: give either noise_multiplier or target_epsilon")
@@ -59,7 +62,9 @@ class ExampleDP(Defense):
             raise UserError(f"dp-sgd: target_epsilon is {target_epsilon}: it must be above 0")
         if not 0.0 < delta < 1.0:
             raise UserError(f"dp-sgd: delta is {delta}: it must be above 0, and below one in a client's examples")
-        self.target_epsilon, self.delta = target_epsilon, delta
+        if typical_examples is not None and typical_examples < 1:
+            raise UserError(f"dp-sgd: typical_examples is {typical_examples}: it must be at least 1")
+        self.target_epsilon, self.delta, self.typical_examples = target_epsilon, delta, typical_examples
         self._steps = DPSGD(clipping_norm, 0.0 if noise_multiplier is None else noise_multiplier, engine)
 
     def model(self, model: nn.Module) -> nn.Module:
@@ -99,14 +104,16 @@ class ExampleDP(Defense):
 
         Notes
         -----
-        With `target_epsilon` the noise depends on how many examples the client has, which it does not report where
-        there are more than a batch: taken is the noise of a client with just one batch. It is exact where the reported
-        number is below the batch size, and an upper bound elsewhere.
+        With `target_epsilon` the noise depends on how many examples the client has. A client reports as many if they
+        are fewer than a batch: then it is exact. Elsewhere the noise is that of a client with `typical_examples`; where
+        these are not known, of one with a single batch, which is an upper bound.
         """
         if settings.algorithm != "fedsgd":
             return 0.0
         expected = settings.batch_size if examples is None else max(round(examples), 1)
-        return self._of(settings, expected).deviation / expected
+        typical = self.typical_examples or 0
+        there = expected if expected < settings.batch_size else max(expected, typical)
+        return self._of(settings, there).deviation / expected
 
     def promises(self, run: Accounted) -> list[Privacy]:
         """Say what the client that spent most has spent."""

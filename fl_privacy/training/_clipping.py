@@ -23,6 +23,12 @@ _TINY = 1e-6
 _UNSEEN = "DP-SGD: {} is used past its layer's own call, where no example's share can be told. Call the layer itself"
 
 
+_MIXED = (
+    "DP-SGD: {} is used on {} rows for {} examples, and which row is whose cannot be told. "
+    "Keep examples first, in every layer"
+)
+
+
 def clipping_factors(squared_norms: Tensor, clipping_norm: float) -> Tensor:
     """Return what each example's gradient is multiplied with: Opacus' min(1, C / (norm + 1e-6))."""
     return squared_norms.sqrt().add_(_TINY).reciprocal_().mul_(clipping_norm).clamp_(max=1.0)
@@ -74,8 +80,12 @@ class Hooks(ClippedSum):
             gradients: Any = parameter.grad_sample  # type: ignore[attr-defined]
             if gradients is None and parameter.grad is not None:
                 raise UserError(_UNSEEN.format(name))
+            if gradients is not None and len(gradients) != len(inputs):
+                raise UserError(_MIXED.format(name, len(gradients), len(inputs)))
             # A layer that this batch did not go through has none.
-            single[name] = torch.zeros(len(inputs), *parameter.shape) if gradients is None else gradients.detach()
+            single[name] = (
+                parameter.new_zeros(len(inputs), *parameter.shape) if gradients is None else gradients.detach()
+            )
             parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
         norms = torch.stack([gradients.flatten(1).square().sum(1) for gradients in single.values()]).sum(0)
         factors = clipping_factors(norms, self._norm)
@@ -107,6 +117,10 @@ class Ghost(ClippedSum):
             torch.autograd.backward(losses.sum(), inputs=list(trained.values()), retain_graph=True)
             if unseen := [name for name, p in trained.items() if not hasattr(p, "_norm_sample")]:
                 raise UserError(_UNSEEN.format(unseen[0]))
+            rows = {name: len(p._norm_sample) for name, p in trained.items()}  # type: ignore[attr-defined]
+            for name, count in rows.items():
+                if count != len(losses):
+                    raise UserError(_MIXED.format(name, count, len(losses)))
             factors = self._wrapped.get_clipping_coef().detach()
             self._wrapped.disable_hooks()
             sums = torch.autograd.grad((factors * losses).sum(), list(trained.values()))
@@ -195,10 +209,7 @@ class BookKeeping(ClippedSum):
 
     def _check(self, call: _Call, examples: int, unused: bool) -> None:
         if call.values.ndim < 2 or len(call.values) != examples:
-            raise UserError(
-                f"DP-SGD: layer {call.layer!r} is given an array of shape {tuple(call.values.shape)} for {examples} "
-                "examples, and which row is whose cannot be told. Keep examples first, in every layer"
-            )
+            raise UserError(_MIXED.format(call.layer, len(call.values), examples))
         if call.values._version != call.version or (unused and call.out._version != call.out_version):
             raise UserError(
                 f"DP-SGD: what layer {call.layer!r} was given, or gave, is overwritten; compute in new memory"

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -29,6 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from fl_privacy.errors import UserError
+from fl_privacy.training._attention import LinearAttention
 from fl_privacy.training._clipping import BookKeeping, ClippedSum, Ghost, Hooks
 from fl_privacy.training.local import GradientHook
 from fl_privacy.training.losses import Loss, private_loss
@@ -333,8 +335,8 @@ def replaced(module: nn.Module, *, replace_batch_norm: bool = False) -> tuple[nn
     Returns
     -------
     tuple of (Module, dict of str to str)
-        The copy, and by each layer's name what it became. Recurrent and attention layers become Opacus' own, which
-        compute the same.
+        The copy, and by each layer's name what it became. Recurrent layers become Opacus' own, attention becomes
+        linear layers; they compute the same (but return no attention weights), from parameters of other names.
 
     Raises
     ------
@@ -349,7 +351,7 @@ def replaced(module: nn.Module, *, replace_batch_norm: bool = False) -> tuple[nn
             f"DP-SGD cannot train {', '.join(norms)}: BatchNorm normalises each example by the others of its batch. "
             "replace_batch_norm=True puts GroupNorm there, which is another network"
         )
-    copy = ModuleValidator.fix(module)
+    copy = ModuleValidator.fix(_attending(deepcopy(module)))
     for layer in copy.modules():
         if getattr(layer, "inplace", False):
             layer.inplace = False
@@ -359,6 +361,19 @@ def replaced(module: nn.Module, *, replace_batch_norm: bool = False) -> tuple[nn
     after = dict(copy.named_modules())
     both = [(name, layer, after[name]) for name, layer in module.named_modules() if name in after]
     return copy, {name or "the module": str(new).split("\n")[0] for name, old, new in both if _differs(old, new)}
+
+
+def _attending(module: nn.Module) -> nn.Module:
+    """Replace attention in place; return the module, or what it became."""
+    if isinstance(module, nn.MultiheadAttention):
+        if not LinearAttention.takes(module):
+            raise UserError(
+                "attention with further keys or keys of another width cannot be private. Change the network"
+            )
+        return LinearAttention(module)
+    for name, child in module.named_children():
+        setattr(module, name, _attending(child))
+    return module
 
 
 def _differs(before: nn.Module, after: nn.Module) -> bool:

@@ -115,6 +115,9 @@ def test_the_scale_under_a_target_is_that_of_a_client_of_one_batch():
     assert defense.noise(settings, 5.0) == defense.private_steps(client(5, settings)).deviation / 5
     assert defense.noise(settings, 8.0) >= defense.private_steps(client(30, settings)).deviation / 8
     assert defense.noise(FEDAVG, 90.0) == 0.0
+    informed = dp_sgd(target_epsilon=4.0, clipping_norm=0.5, typical_examples=30)
+    assert informed.noise(settings, 8.0) == defense.private_steps(client(30, settings)).deviation / 8
+    assert informed.noise(settings, 5.0) == defense.noise(settings, 5.0)
 
 
 def test_layers_that_another_defense_froze_stay_as_they_were():
@@ -136,6 +139,7 @@ def test_layers_that_another_defense_froze_stay_as_they_were():
         ({"noise_multiplier": 1.0, "clipping_norm": 0.0}, "clipping_norm is 0.0"),
         ({"noise_multiplier": 1.0, "delta": 0.0}, "delta is 0.0"),
         ({"noise_multiplier": 1.0, "delta": 1.5}, "delta is 1.5"),
+        ({"noise_multiplier": 1.0, "typical_examples": 0}, "typical_examples is 0"),
         ({"noise_multiplier": 1.0, "engine": "fast"}, "Known: auto, hooks, ghost"),
         ({"noise_multiplier": "1"}, "dp-sgd"),
         ({"sigma": 1.0}, "sigma"),
@@ -157,6 +161,12 @@ def test_a_client_is_refused_that_cannot_be_private():
     unreachable = ClientSettings(0, "fedsgd", 8, 0.1, 1, participations=50)
     with pytest.raises(UserError, match=r"target_epsilon = 0.01 cannot be reached in 50 steps"):
         dp_sgd(target_epsilon=0.01).private_steps(client(30, unreachable))
+
+
+@pytest.mark.parametrize("settings", [FEDSGD, FEDAVG])
+def test_a_client_without_examples_sends_nothing(settings):
+    with pytest.raises(UserError, match="client 2 has no training examples"):
+        Federation(n=0).round(1, settings, [dp_sgd(noise_multiplier=1.0)], {})
 
 
 def test_what_was_refused_is_not_in_the_ledger():

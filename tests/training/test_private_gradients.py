@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import doctest
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from fl_privacy.errors import UserError
 from fl_privacy.models.ser import SERNet
+from fl_privacy.training import private
 from fl_privacy.training.client import ClientSettings, LocalModel
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.losses import LOSSES, Loss, aam_softmax, private_loss
@@ -306,6 +308,10 @@ def test_training_is_adam_along_poisson_batches(engine):
         torch.testing.assert_close(theta.tensors[name], p.detach(), rtol=1e-6, atol=1e-7)
 
 
+def test_the_example_in_the_documentation_holds():
+    assert doctest.testmod(private).failed == 0
+
+
 def test_any_module_learns_privately():
     torch.manual_seed(0)
     inputs = torch.randn(300, 2)
@@ -379,6 +385,53 @@ def test_recurrent_layers_become_opacus_own_which_compute_the_same():
     assert_equal(found, one_by_one(copied, inputs, targets, 0.4, 4.0))
 
 
+class Attending(nn.Module):
+    def __init__(self, batch_first: bool) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=batch_first)
+        self.time_first = not batch_first
+        self.encoder, self.out = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, CLASSES)
+
+    def forward(self, x, **masks):
+        encoded = self.encoder(x.transpose(0, 1) if self.time_first else x, **masks)
+        return self.out((encoded.transpose(0, 1) if self.time_first else encoded).mean(1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_transformers_become_ones_that_can_be_private_and_compute_the_same(engine):
+    torch.manual_seed(0)
+    network, inputs, targets = Attending(True), torch.randn(4, 6, 8), torch.randint(CLASSES, (4,))
+    with pytest.raises(UserError, match=r"encoder.layers.0.self_attn \(MultiheadAttention\)"):
+        check(network, DPSGD(1.0, 1.0, engine))
+    copied, changes = replaced(network)
+    assert {"encoder.layers.0.self_attn", "encoder.layers.1.self_attn"} <= set(changes)
+    mask, padding = (
+        torch.triu(torch.ones(6, 6, dtype=torch.bool), 1),
+        torch.arange(6) > torch.tensor([[2], [3], [4], [5]]),
+    )
+    for masks in (
+        {},
+        {"mask": mask},
+        {"src_key_padding_mask": padding},
+        {"mask": mask, "src_key_padding_mask": padding},
+    ):
+        for mode in (network.train(), network.eval()):
+            copied.train(mode.training)
+            torch.testing.assert_close(copied(inputs, **masks), network(inputs, **masks), rtol=1e-4, atol=1e-5)
+    rng = np.random.default_rng(0)
+    found = private_gradient(copied, "cross-entropy", inputs, targets, DPSGD(0.4, 0.0, engine), rng=rng, expected=4.0)
+    assert_equal(found, one_by_one(copied, inputs, targets, 0.4, 4.0))
+
+
+def test_attention_with_time_first_puts_examples_first_inside():
+    torch.manual_seed(0)
+    attention, x = nn.MultiheadAttention(8, 2, bias=False), torch.randn(6, 4, 8)
+    copied, _ = replaced(attention)
+    torch.testing.assert_close(copied(x, x, x)[0], attention(x, x, x)[0])
+    with pytest.raises(UserError, match="further keys"):
+        replaced(nn.MultiheadAttention(8, 2, add_bias_kv=True))
+
+
 @pytest.mark.parametrize(
     ("loss", "reason"), [("ge2e", "centroid"), ("contrastive", "other utterances"), ("mse", "unknown")]
 )
@@ -421,7 +474,9 @@ class Sideways(nn.Module):
         ("functional", "auto", "out.weight is used past"),
         ("functional", "hooks", "out.weight is used past"),
         ("functional", "ghost", "out.weight is used past"),
-        ("flattened", "auto", r"'out' is given an array of shape \(10, 8\) for 5 examples"),
+        ("flattened", "auto", "out is used on 10 rows for 5 examples"),
+        ("flattened", "hooks", "out.weight is used on 10 rows for 5 examples"),
+        ("flattened", "ghost", "out.weight is used on 10 rows for 5 examples"),
         ("overwritten", "auto", "'first' was given, or gave, is overwritten"),
     ],
 )
