@@ -6,6 +6,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp.typing import ClientAppCallable
 
+from fl_privacy._clipping import clipping_scale
 from fl_privacy._randomness import own_randomness
 from fl_privacy.clients.stamp import stamp
 from fl_privacy.errors import UserError
@@ -116,11 +117,7 @@ class GradientClipAndNoise:
             for key, part in reply.content.array_records.items()
             for name, array in part.items()
         }
-        largest = max((float(np.abs(g).max(initial=0.0)) for g in gradients.values()), default=0.0)
-        # Scaled first: the squares of doubles may overflow.
-        unit = largest if 0 < largest < float("inf") else 1.0
-        norm = unit * float(np.sqrt(sum(np.sum(np.square(g / unit, dtype=np.float64)) for g in gradients.values())))
-        scale = min(1.0, self.clipping_norm / norm) if norm > 0 else 1.0
+        scale = clipping_scale(gradients.values(), self.clipping_norm)
         spread = self.noise_multiplier * self.clipping_norm
         changed: dict[str, dict[str, Array]] = {}
         for (key, name), gradient in gradients.items():

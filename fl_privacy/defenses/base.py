@@ -19,7 +19,16 @@ if TYPE_CHECKING:
     from fl_privacy.training.client import ClientSettings, Participation
     from fl_privacy.training.private import DPSGD
 
-BUILT_IN: dict[str, str] = {}
+BUILT_IN: dict[str, str] = {
+    "client-dp": "fl_privacy.defenses.client_dp:client_dp",
+    "udp-published": "fl_privacy.defenses.udp:PublishedUDP",
+    "top-k": "fl_privacy.defenses.top_k:TopK",
+    "sign": "fl_privacy.defenses.sign:Sign",
+    "quantise": "fl_privacy.defenses.quantise:Quantise",
+    "freeze": "fl_privacy.defenses.freeze:Freeze",
+    "share-upper": "fl_privacy.defenses.share_upper:ShareUpper",
+    "adversarial": "fl_privacy.defenses.adversarial:Adversarial",
+}
 """Name -> ``package.module:Class``. Any other defense is named by its own reference in the simulation file."""
 
 
@@ -33,6 +42,10 @@ class Defense:
     def model(self, model: nn.Module) -> nn.Module:
         """Change the model before local training (layers frozen, replaced)."""
         return model
+
+    def received(self, weights: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
+        """Change the weights that local training starts from; return what is given, or other arrays in a new dict."""
+        return weights
 
     def private_steps(self, client: Participation) -> DPSGD | None:
         """Make local gradients private example by example; None leaves them plain."""
@@ -54,7 +67,7 @@ class Defense:
         return gradient
 
     def update(self, update: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
-        """Change what leaves the client: its gradient, or the difference between its weights and those it was sent."""
+        """Change what leaves the client: its gradient, or its weights less those it began with."""
         return update
 
     def weight(self, examples: int, client: Participation) -> int:

@@ -101,6 +101,9 @@ class Hooks(Protocol):
     def model(self, model: nn.Module) -> nn.Module:
         """Change the network."""
 
+    def received(self, weights: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
+        """Change the weights that training starts from."""
+
     def private_steps(self, client: Participation) -> DPSGD | None:
         """Say how gradients are made private example by example."""
 
@@ -381,29 +384,43 @@ def _defended(
         return sum(terms[1:], terms[0]) if terms else None
 
     settings, gradient = client.settings, client.settings.algorithm == "fedsgd"
+    start = _start(sent, client, defenses)
     by_example = next((found for d in defenses if (found := d.private_steps(client)) is not None), None)
     # The base class adds nothing: then the network's gradient may be the one that is written out.
     more = objective if any(d.adds_to_loss for d in defenses) else None
     if not gradient:
-        out.whole.copy_(sent.whole)
+        out.whole.copy_(start.whole)
     if by_example is not None:
         if gradient:
             args = settings.batch_size, by_example, client.rng, guard
-            examples = model.private_gradient(sent, features, labels, *args, out)
+            examples = model.private_gradient(start, features, labels, *args, out)
         else:
             examples = model.private_train(out, features, labels, settings, by_example, client.rng, guard)
     elif gradient:
-        examples = model.gradient(sent, features, labels, settings.batch_size, guard, out, more)
+        examples = model.gradient(start, features, labels, settings.batch_size, guard, out, more)
     else:
         examples = model.train(out, features, labels, settings, guard, more)
     if not gradient:
-        out.whole.sub_(sent.whole)
+        out.whole.sub_(start.whole)
     update: dict[str, NDArray[Any]] = {name: array.copy() for name, array in out.arrays.items()}
     for defense in defenses:
         update = defense.update(update, client)
         examples = defense.weight(examples, client)
     out.fill(update)
     return examples
+
+
+def _start(sent: Flat, client: Participation, defenses: Sequence[Hooks]) -> Flat:
+    """Return the weights that training starts from: those that were sent, where no defense wants others."""
+    weights: dict[str, NDArray[Any]] = dict(sent.arrays)
+    given = weights
+    for defense in defenses:
+        weights = defense.received(weights, client)
+    if weights is given:
+        return sent
+    start = Flat({name: array.shape for name, array in sent.arrays.items()})
+    start.fill(weights)
+    return start
 
 
 def seed_torch(sequence: np.random.SeedSequence) -> None:
