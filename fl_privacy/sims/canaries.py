@@ -31,6 +31,7 @@ from fl_privacy.training import read_client, read_federation
 from fl_privacy.training._parallel import Told, run_jobs
 from fl_privacy.training._steps import apply_hook
 from fl_privacy.training.client import (
+    BrokenUpdate,
     ClientSettings,
     LocalModel,
     Memory,
@@ -316,20 +317,24 @@ class _Replicas:
         memory: Memory,
     ) -> Tensor:
         """Return what the client answers, as a gradient (FedSGD) or a difference of weights (FedAvg)."""
-        answer = local_update(
-            self.model,
-            request.theta,
-            features,
-            labels,
-            self.settings(canary, request),
-            server_round=request.server_round,
-            partition=canary.client,
-            out=self._out,
-            defenses=self._defenses(),
-            private=private,
-            memory=memory,
-            step=request.step,
-        )
+        self._out.whole.zero_()
+        try:
+            answer = local_update(
+                self.model,
+                request.theta,
+                features,
+                labels,
+                self.settings(canary, request),
+                server_round=request.server_round,
+                partition=canary.client,
+                out=self._out,
+                defenses=self._defenses(),
+                private=private,
+                memory=memory,
+                step=request.step,
+            )
+        except BrokenUpdate:  # nothing is sent, and nothing is seen
+            return self._out.whole.zero_()
         if answer.kind == "gradient":
             return self._out.whole
         difference = self._out.whole - request.theta.whole
@@ -473,7 +478,7 @@ class _Examples(_Replicas):
         found = torch.autograd.grad(functional.cross_entropy(network(x), y), list(parameters.values()))
         for name, gradient in zip(parameters, found, strict=True):
             self._gradient.tensors[name].copy_(gradient)
-        return self._gradient.whole / self._gradient.whole.norm().clamp_min(1e-30)
+        return self._gradient.whole / max(float(torch.linalg.vector_norm(self._gradient.whole)), 1e-30)
 
     def _dpsgd(self, canary: _Canary, request: Request, examples: int) -> DPSGD | None:
         """Return how gradients are made private, as the attacker knows it."""
