@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
 from fl_privacy.models.ser import SERNet
+from fl_privacy.training._clipping import clipping_factors
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.local import ADAM, GradientHook
+from fl_privacy.training.private import DPSGD, fill_noise, poisson, sample_rate, steps_of
 
 _LAYERS = ("fc1", "fc2", "fc3")
 
@@ -102,6 +105,45 @@ class Steps:
         _slopes(rows, out.tensors)
 
     @torch.no_grad()
+    def private_gradient(
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        batch: Tensor,
+        dpsgd: DPSGD,
+        rng: np.random.Generator,
+        expected: float,
+        out: Flat,
+    ) -> None:
+        """Write the private mean gradient of the cross-entropy of a batch into `out`, dropout on.
+
+        An example's gradient by a layer's weights is the product of two vectors, so that its norm is the product of
+        theirs (Goodfellow, arXiv 1510.01799), and scaling one of them clips it.
+
+        Parameters
+        ----------
+        theta, features, labels, batch, out
+            See `gradient`; the batch may be empty.
+        dpsgd, rng, expected
+            See `fl_privacy.training.private.PrivateGradients`.
+        """
+        fill_noise(rng, dpsgd.deviation / expected, out.tensors.values())
+        if len(batch) == 0:
+            return
+        rows = self._at(0, len(batch))
+        self._draw(rows, features, labels, batch, share=1.0)
+        self._through(rows, theta.tensors)
+        pairs = ((rows.d1, rows.x), (rows.d2, rows.a1), (rows.d3, rows.a2))
+        norms = sum(_squares(after) * (_squares(values) + 1.0) for after, values in pairs)
+        factors = clipping_factors(norms, dpsgd.clipping_norm).div_(expected).unsqueeze(1)  # type: ignore[arg-type]
+        for after, _ in pairs:
+            after.mul_(factors)
+        for layer, (after, values) in zip(_LAYERS, pairs, strict=True):
+            out.tensors[f"{layer}.weight"].addmm_(after.t(), values)
+            out.tensors[f"{layer}.bias"].add_(after.sum(0))
+
+    @torch.no_grad()
     def gradients(
         self, theta: Flat, draws: Sequence[Callable[[], tuple[Tensor, Tensor, Tensor]]], outs: Sequence[Flat]
     ) -> list[int]:
@@ -171,32 +213,62 @@ class Steps:
         hook: GradientHook | None,
     ) -> None:
         """Train `theta` in place with a fresh Adam; see `fl_privacy.training.train_epochs`."""
-        if self._slopes is None:
-            self._slopes = Flat({name: tuple(tensor.shape) for name, tensor in theta.tensors.items()})
-            self._moments = torch.empty_like(theta.whole), torch.empty_like(theta.whole), torch.zeros(())
-        slopes, (first, second, steps) = self._slopes, self._moments
-        for moment in self._moments:
-            moment.zero_()
+        slopes = self._fresh(theta)
         for _ in range(epochs):
             for batch in torch.split(torch.randperm(len(features)), batch_size):
                 self.gradient(theta, features, labels, batch, slopes)
                 apply_hook(hook, slopes)
-                adam(
-                    [theta.whole],
-                    [slopes.whole],
-                    [first],
-                    [second],
-                    [],
-                    [steps],
-                    fused=True,
-                    amsgrad=False,
-                    lr=learning_rate,
-                    beta1=ADAM["betas"][0],
-                    beta2=ADAM["betas"][1],
-                    eps=ADAM["eps"],
-                    weight_decay=ADAM["weight_decay"],
-                    maximize=False,
-                )
+                self._step(theta, slopes, learning_rate)
+
+    def private_train(
+        self,
+        theta: Flat,
+        features: Tensor,
+        labels: Tensor,
+        dpsgd: DPSGD,
+        rng: np.random.Generator,
+        *,
+        batch_size: int,
+        learning_rate: float,
+        epochs: int,
+        hook: GradientHook | None,
+    ) -> None:
+        """Train `theta` in place with a fresh Adam; see `fl_privacy.training.private.train_privately`."""
+        slopes, n = self._fresh(theta), len(features)
+        rate = sample_rate(n, batch_size)
+        for _ in range(steps_of(n, batch_size, epochs)):
+            self.private_gradient(theta, features, labels, poisson(rng, n, rate), dpsgd, rng, rate * n, slopes)
+            apply_hook(hook, slopes)
+            self._step(theta, slopes, learning_rate)
+
+    def _fresh(self, theta: Flat) -> Flat:
+        """Set Adam back; return memory for gradients."""
+        if self._slopes is None:
+            self._slopes = Flat({name: tuple(tensor.shape) for name, tensor in theta.tensors.items()})
+            self._moments = torch.empty_like(theta.whole), torch.empty_like(theta.whole), torch.zeros(())
+        for moment in self._moments:
+            moment.zero_()
+        return self._slopes
+
+    @torch.no_grad()
+    def _step(self, theta: Flat, slopes: Flat, learning_rate: float) -> None:
+        first, second, steps = self._moments
+        adam(
+            [theta.whole],
+            [slopes.whole],
+            [first],
+            [second],
+            [],
+            [steps],
+            fused=True,
+            amsgrad=False,
+            lr=learning_rate,
+            beta1=ADAM["betas"][0],
+            beta2=ADAM["betas"][1],
+            eps=ADAM["eps"],
+            weight_decay=ADAM["weight_decay"],
+            maximize=False,
+        )
 
     def _at(self, start: int, n: int) -> _Rows:
         """Return the memory of some rows."""
@@ -207,14 +279,14 @@ class Steps:
             self._rows[start, n] = _Rows(*(memory[start : start + n] for memory in self._memory))
         return self._rows[start, n]
 
-    def _draw(self, rows: _Rows, features: Tensor, labels: Tensor, batch: Tensor) -> None:
-        """Bring in a batch, and draw what is dropped."""
+    def _draw(self, rows: _Rows, features: Tensor, labels: Tensor, batch: Tensor, share: float | None = None) -> None:
+        """Bring in a batch, and draw what is dropped; each example has a share in the loss, by default of the mean."""
         torch.index_select(features, 0, batch, out=rows.x)
         for keep, kept in zip((rows.keep1, rows.keep2), self._kept, strict=True):
             if kept < 1.0:
                 keep.bernoulli_(kept).div_(kept)
         right = torch.index_select(labels, 0, batch).unsqueeze(1)
-        rows.wanted.zero_().scatter_(1, right, -1.0 / len(batch))
+        rows.wanted.zero_().scatter_(1, right, -1.0 / len(batch) if share is None else -share)
 
     def _through(self, rows: _Rows, w: Mapping[str, Tensor]) -> None:
         """Go forward and backward, to the loss by what enters each layer's units."""
@@ -243,6 +315,10 @@ def _slopes(rows: _Rows, out: Mapping[str, Tensor]) -> None:
     for layer, after, values in (("fc3", rows.d3, rows.a2), ("fc2", rows.d2, rows.a1), ("fc1", rows.d1, rows.x)):
         torch.mm(after.t(), values, out=out[f"{layer}.weight"])
         torch.sum(after, 0, out=out[f"{layer}.bias"])
+
+
+def _squares(rows: Tensor) -> Tensor:
+    return torch.einsum("ni,ni->n", rows, rows)
 
 
 def apply_hook(hook: GradientHook | None, gradient: Flat) -> None:

@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fl_privacy.errors import UserError
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training._steps import Steps, apply_hook
+from fl_privacy.training.accounting import Ledger
 from fl_privacy.training.flat import Flat
-from fl_privacy.training.local import GradientHook, Objective, batch_gradient, predict, train_epochs
-from fl_privacy.training.private import DPSGD
+from fl_privacy.training.local import ADAM, GradientHook, Objective, batch_gradient, predict, train_epochs
+from fl_privacy.training.losses import CROSS_ENTROPY
+from fl_privacy.training.private import DPSGD, poisson, private_gradient, sample_rate, steps_of, train_privately
 from fl_privacy.updates.protocol import PARTICIPATIONS
 
 _LEARNING_RATES = {"fedsgd": 0.1, "fedavg": 5e-4}
@@ -180,9 +183,7 @@ class LocalModel:
             return len(batch)
         self.load(theta)
         gradient, examples = batch_gradient(self.network, features, labels, batch_size, hook, objective)
-        for name, tensor in out.tensors.items():
-            # Layers that a defense froze have no gradient.
-            tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
+        self._give(gradient, out)
         return examples
 
     @property
@@ -239,7 +240,19 @@ class LocalModel:
         out: Flat,
     ) -> int:
         """Write the private gradient of one Poisson batch into `out`; return the number of examples expected in it."""
-        raise NotImplementedError
+        n = len(features)
+        rate = sample_rate(n, batch_size)
+        batch = poisson(rng, n, rate)
+        if self._steps is not None and private.engine == "auto":
+            self._steps.private_gradient(theta, features, labels, batch, private, rng, rate * n, out)
+            apply_hook(hook, out)
+        else:
+            self.load(theta)
+            gradient = private_gradient(
+                self.network, CROSS_ENTROPY, features[batch], labels[batch], private, rng=rng, expected=rate * n
+            )
+            self._give(hook(gradient) if hook else gradient, out)
+        return min(batch_size, n)
 
     def private_train(
         self,
@@ -252,7 +265,24 @@ class LocalModel:
         hook: GradientHook | None,
     ) -> int:
         """Train `theta` in place by private gradients; return the number of examples, counted in each epoch."""
-        raise NotImplementedError
+        told: dict[str, Any] = {"batch_size": settings.batch_size, "epochs": settings.local_epochs, "hook": hook}
+        if self._steps is not None and private.engine == "auto":
+            told["learning_rate"] = settings.learning_rate
+            self._steps.private_train(theta, features, labels, private, rng, **told)
+        else:
+            self.load(theta)
+            optimiser = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate, fused=True, **ADAM)
+            told["rng"] = rng
+            train_privately(self.network, CROSS_ENTROPY, features, labels, private, optimiser, **told)
+            for name, tensor in theta.tensors.items():
+                tensor.copy_(self._parameters[name])
+        return len(features) * settings.local_epochs
+
+    @staticmethod
+    def _give(gradient: Mapping[str, Tensor], out: Flat) -> None:
+        for name, tensor in out.tensors.items():
+            # Layers that a defense froze have no gradient.
+            tensor.copy_(gradient[name]) if name in gradient else tensor.zero_()
 
     def load(self, theta: Flat) -> None:
         """Set the network's parameters, for `predict`."""
@@ -391,6 +421,13 @@ def _defended(
     if not gradient:
         out.whole.copy_(start.whole)
     if by_example is not None:
+        if more is not None:
+            raise UserError(
+                "DP-SGD bounds each example's cross-entropy alone: leave out the defense that adds to the loss, or it"
+            )
+        rate = sample_rate(len(features), settings.batch_size)
+        steps = 1 if gradient else steps_of(len(features), settings.batch_size, settings.local_epochs)
+        Ledger.read(client.memory, "example").added(by_example.noise_multiplier, rate, steps).write(client.memory)
         if gradient:
             args = settings.batch_size, by_example, client.rng, guard
             examples = model.private_gradient(start, features, labels, *args, out)
