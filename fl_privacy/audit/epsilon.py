@@ -129,7 +129,9 @@ def clopper_pearson_bound(
         few = "There are too few canaries of one kind to choose a threshold and to count apart from it."
         return EpsilonBound(value=0.0, guesses=0, right=0, meaning=few, **told)
     thresholds = _candidates(np.concatenate([ins[::2], outs[::2]]))
-    by_test = [_by_threshold(a[::2], b[::2], t, delta, error) for a, b, t in _tests(ins, outs, thresholds)]
+    # Chosen by limits that all hold at once: else the best of many is one of a few lucky canaries.
+    strict = error / len(thresholds)
+    by_test = [_by_threshold(a[::2], b[::2], t, delta, strict) for a, b, t in _tests(ins, outs, thresholds)]
     test = int(np.argmax([found.max() for found in by_test]))
     hits, misses, at = _tests(ins, outs, thresholds[[np.argmax(by_test[test])]])[test]
     hits, misses = hits[1::2], misses[1::2]

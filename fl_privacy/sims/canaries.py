@@ -284,7 +284,8 @@ def _score(job: _Job, told: Told) -> NDArray[np.float64]:
             for place, canary in enumerate(drawn):
                 if server_round in job.rounds[canary.client]:
                     request = requests[canary.number % len(requests)]
-                    scores[place] += audit.score(canary, request, read_client(job.data, canary.client), memories[place])
+                    said = audit.score(canary, request, read_client(job.data, canary.client), memories[place])
+                    scores[place] += said if math.isfinite(said) else 0.0  # a model that broke down tells nothing
                     answers += 1
             told(answers)
     return scores

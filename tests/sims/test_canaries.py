@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fl_privacy.audit import Privacy
+from fl_privacy.audit.epsilon import epsilon_bounds
 from fl_privacy.defenses import Defense, make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.sims.canaries import EpsilonAudit, audit_epsilon
@@ -118,8 +119,10 @@ def test_scores_of_canary_clients_are_those_of_the_gaussian_mechanism(audit, alg
 
 def test_the_bound_passes_the_true_epsilon_no_more_often_than_it_says(audit):
     """True here: T Gaussian mechanisms in closed form. The audit is of other noise each time."""
-    times, error = 25, 0.2
-    found = [audit("client", WITH_NOISE, canaries=40, participations=2, seed=s, confidence=1 - error) for s in range(times)]
+    times, error = 20, 0.2
+    found = [
+        audit("client", WITH_NOISE, canaries=40, participations=2, seed=s, confidence=1 - error) for s in range(times)
+    ]
     truth = gaussian_epsilon(math.sqrt(found[0].participations), 1e-3)
     passed = sum(one.best.value > truth for one in found)
     assert passed <= error * times + 3.1 * math.sqrt(error * (1 - error) * times)
@@ -129,7 +132,10 @@ def test_the_bound_passes_the_true_epsilon_no_more_often_than_it_says(audit):
 @pytest.mark.parametrize("unit", ["client", "example"])
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 def test_under_boundless_noise_nothing_is_shown(audit, unit, algorithm):
-    found = [audit(unit, add_noise(1e9), {"algorithm": algorithm}, canaries=30, participations=2, seed=s).best.value for s in range(6)]
+    found = [
+        audit(unit, add_noise(1e9), {"algorithm": algorithm}, canaries=30, participations=2, seed=s).best.value
+        for s in range(6)
+    ]
     assert np.mean(np.array(found) > 0) < 0.3
 
 
@@ -164,7 +170,7 @@ def test_more_participations_show_more_and_the_most_that_took_part_are_audited(a
 def test_under_the_published_udp_it_is_the_gradients_that_are_crafted_and_its_accountant_holds(audit, algorithm):
     """Clipped gradients, Adam's steps, noise for a labelled epsilon: well above the label, below Adam's reach."""
     udp = [{"name": "udp-published", "epsilon": 1.0}]
-    found = audit("client", udp, {"algorithm": algorithm}, delta=1e-5)
+    found = audit("client", udp, {"algorithm": algorithm}, delta=1e-5, participations=2)
     assert found.best.value > 1.0
     # Nobody can move an update farther than the defense itself says.
     (defense,) = make_defenses(udp)
@@ -202,7 +208,8 @@ def test_it_is_saved_read_and_put_beside_a_promise_at_the_promises_delta(audit, 
     promise = Privacy(unit="client", mechanism="client-dp", protects_from="server", epsilon_accountant=9.0, delta=1e-2)
     row = read.beside(promise)
     assert (row.delta, row.canaries, row.confidence, row.epsilon_accountant) == (1e-2, 200, 0.95, 9.0)
-    assert row.epsilon_lower_bound >= found.best.value
+    at_its_delta = epsilon_bounds(found.scores, found.included, delta=1e-2)
+    assert row.epsilon_lower_bound == max(bound.value for bound in at_its_delta) > 0
     assert "opposite" in row.conditions["audited"]
     with pytest.raises(UserError, match="for the unit 'example', the audit for 'client'"):
         read.beside(Privacy(unit="example", mechanism="dp-sgd", protects_from="server"))
