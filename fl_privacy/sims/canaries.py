@@ -105,7 +105,7 @@ class EpsilonAudit:
         """
         if promise.unit != self.unit:
             raise UserError(
-                f"the promise of {promise.mechanism} is about a {promise.unit}, the audit about {self.unit}s"
+                f"the promise of {promise.mechanism} is for the unit {promise.unit!r}, the audit for {self.unit!r}"
             )
         at = self if promise.delta is None else replace(self, delta=promise.delta)
         conditions = {"audited": _IN_OR_OUT[self.unit], "audited_participations": self.participations}
