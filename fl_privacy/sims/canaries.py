@@ -95,6 +95,24 @@ class EpsilonAudit:
         """The higher one."""
         return largest(self.bounds)
 
+    @classmethod
+    def pooled(cls, audits: Sequence[Self]) -> Self:
+        """Join audits of one mechanism, such as those of several seeds: their canaries are independent.
+
+        Raises
+        ------
+        UserError
+            Where units, deltas or confidences differ, or there are none.
+        """
+        if len({(audit.unit, audit.delta, audit.confidence) for audit in audits}) != 1:
+            raise UserError("audits of epsilon are joined where unit, delta and confidence are the same")
+        return replace(
+            audits[0],
+            scores=np.concatenate([audit.scores for audit in audits]),
+            included=np.concatenate([audit.included for audit in audits]),
+            participations=max(audit.participations for audit in audits),
+        )
+
     def beside(self, promise: Privacy) -> Privacy:
         """Return a promise with the lower bound beside it, at the promise's delta.
 

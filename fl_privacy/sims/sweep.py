@@ -106,10 +106,11 @@ def _chosen(own: SweepSettings, vary: Sequence[str] | None, seeds: int | None) -
 def table(root: Path) -> str:
     """Return the sweep's table as plain text: one line a cell, the primary attack per speaker and its controls."""
     whole = Sweep.read(root)
-    cells, best_of_all = whole.cells, tradeoff.marks(whole)
+    cells = whole.cells
+    pareto = {path: "yes" if best else "" for path, best in tradeoff.marks(whole).items()}
     quoted, second = (" / ".join(dict.fromkeys(TITLES[columns(c.run.main)[i]] for c in cells)) for i in (0, 1))
     heads = ("settings", "seeds", quoted, second, f"best blind {quoted}", "over best blind")
-    defended = (f"static {quoted}", "epsilon (from below)", "Pareto set") if best_of_all else ()
+    defended = (f"static {quoted}", "epsilon (from below)", "Pareto set") if pareto else ()
     rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", "SER UAR", *defended)]
     for point in cells:
         run = point.run
@@ -131,10 +132,7 @@ def table(root: Path) -> str:
                     for c, n in zip(p, (3, 4), strict=True)
                 ),
                 "" if utility is None else f"{utility:.3f}",
-                *(
-                    (cell(tradeoff.pair(run)[1]), _epsilons(run), "yes" if best_of_all[point.path] else "")
-                    * bool(defended)
-                ),
+                *(() if not pareto else (cell(tradeoff.pair(run)[1]), _epsilons(run), pareto[point.path])),
             )
         )
     if not defended:

@@ -218,6 +218,15 @@ def test_it_is_saved_read_and_put_beside_a_promise_at_the_promises_delta(audit, 
         EpsilonAudit.load(tmp_path / "audit.npz")
 
 
+def test_seeds_are_pooled_and_show_more_together(audit):
+    seeds = [audit("client", WITH_NOISE, seed=seed) for seed in (1, 2, 3)]
+    pooled = EpsilonAudit.pooled(seeds)
+    assert len(pooled.scores) == sum(len(one.scores) for one in seeds)
+    assert pooled.best.value > np.mean([one.best.value for one in seeds])
+    with pytest.raises(UserError, match="joined where"):
+        EpsilonAudit.pooled([seeds[0], audit("example", WITH_NOISE, canaries=3)])
+
+
 def test_what_cannot_be_audited_is_refused(capture, data, audit, tmp_path):
     store, config = capture((), "sum")
     with pytest.raises(UserError, match="sums over clients"):
