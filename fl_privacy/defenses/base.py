@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fl_privacy.training.private import DPSGD
 
 BUILT_IN: dict[str, str] = {
+    "dp-sgd": "fl_privacy.defenses.dp_sgd:ExampleDP",
     "client-dp": "fl_privacy.defenses.client_dp:client_dp",
     "udp-published": "fl_privacy.defenses.udp:PublishedUDP",
     "top-k": "fl_privacy.defenses.top_k:TopK",

@@ -65,6 +65,8 @@ class Hooks(ClippedSum):
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the sum."""
         trained = self._trained
+        for parameter in trained.values():
+            parameter.grad = None  # what is there belongs to others: it must not be added to
         with _no_warnings():
             torch.autograd.backward(self._loss(self._wrapped(inputs), targets).sum(), inputs=list(trained.values()))
         single = {}
@@ -98,6 +100,8 @@ class Ghost(ClippedSum):
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the sum."""
         trained = self._trained
+        for parameter in trained.values():
+            parameter.grad = None  # what is there belongs to others: it must not be added to
         with _no_warnings():
             losses = self._loss(self._wrapped(inputs), targets)
             torch.autograd.backward(losses.sum(), inputs=list(trained.values()), retain_graph=True)
@@ -124,6 +128,8 @@ class _Call:
     layer: str
     values: Tensor
     version: int
+    out: Tensor
+    out_version: int
     edge: GradientEdge
 
 
@@ -156,7 +162,10 @@ class BookKeeping(ClippedSum):
         def note(name: str, layer: nn.Module, given: tuple[Tensor, ...], out: Tensor) -> None:
             if out.requires_grad:
                 values = given[0].detach()
-                calls.append(_Call(name, values, values._version, get_gradient_edge(out)))
+                # Where several places were put through together, the output is a view; who overwrites it (a later
+                # activation, in place) cuts the view out of the graph, not what it looks at.
+                whole = out if out._base is None else out._base
+                calls.append(_Call(name, values, values._version, out, out._version, get_gradient_edge(whole)))
 
         # First in line: before any other hook changes what came out.
         handles = [m.register_forward_hook(functools.partial(note, n), prepend=True) for n, m in self._linear.items()]
@@ -169,8 +178,8 @@ class BookKeeping(ClippedSum):
         signals = torch.autograd.grad(losses.sum(), [call.edge for call in calls], allow_unused=True) if calls else ()
         layers: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
         for call, signal in zip(calls, signals, strict=True):
+            self._check(call, len(losses), unused=signal is None)
             if signal is not None:
-                self._check(call, len(losses))
                 values, arrived = layers.setdefault(call.layer, ([], []))
                 values.append(call.values.reshape(len(losses), -1, call.values.shape[-1]))
                 arrived.append(signal.reshape(len(losses), -1, signal.shape[-1]))
@@ -184,15 +193,15 @@ class BookKeeping(ClippedSum):
                 if slope is not None:
                     raise UserError(_UNSEEN.format(name))
 
-    def _check(self, call: _Call, examples: int) -> None:
+    def _check(self, call: _Call, examples: int, unused: bool) -> None:
         if call.values.ndim < 2 or len(call.values) != examples:
             raise UserError(
                 f"DP-SGD: layer {call.layer!r} is given an array of shape {tuple(call.values.shape)} for {examples} "
                 "examples, and which row is whose cannot be told. Keep examples first, in every layer"
             )
-        if call.values._version != call.version:
+        if call.values._version != call.version or (unused and call.out._version != call.out_version):
             raise UserError(
-                f"DP-SGD: what layer {call.layer!r} was given is overwritten behind it; compute in new memory"
+                f"DP-SGD: what layer {call.layer!r} was given, or gave, is overwritten; compute in new memory"
             )
 
     def _sums(self, layers: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

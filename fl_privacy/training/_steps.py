@@ -135,7 +135,7 @@ class Steps:
         self._draw(rows, features, labels, batch, share=1.0)
         self._through(rows, theta.tensors)
         pairs = ((rows.d1, rows.x), (rows.d2, rows.a1), (rows.d3, rows.a2))
-        norms = sum(_squares(after) * (_squares(values) + 1.0) for after, values in pairs)
+        norms = sum(_squares(values).add_(1.0).mul_(_squares(after)) for after, values in pairs)
         factors = clipping_factors(norms, dpsgd.clipping_norm).div_(expected).unsqueeze(1)  # type: ignore[arg-type]
         for after, _ in pairs:
             after.mul_(factors)
@@ -318,7 +318,8 @@ def _slopes(rows: _Rows, out: Mapping[str, Tensor]) -> None:
 
 
 def _squares(rows: Tensor) -> Tensor:
-    return torch.einsum("ni,ni->n", rows, rows)
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1)
+    return norms.square_()
 
 
 def apply_hook(hook: GradientHook | None, gradient: Flat) -> None:

@@ -20,6 +20,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.sims.canaries import EpsilonAudit, audit_epsilon
 from fl_privacy.sims.shadow_training import plan_of
 from fl_privacy.training import ClientData, write_federation
+from fl_privacy.training.accounting import Ledger
 from fl_privacy.training.federation import federate
 from fl_privacy.updates import ThreatModel, UpdateStore
 
@@ -155,6 +156,47 @@ def test_the_bound_grows_when_the_noise_shrinks(audit, unit):
     found = [audit(unit, add_noise(scale * noise)).best.value for noise in (1000.0, 1.0, 0.01)]
     assert found[0] == 0.0
     assert found[0] <= found[1] < found[2]
+
+
+def dp_sgd(noise: float) -> list[dict[str, Any]]:
+    return [{"name": "dp-sgd", "noise_multiplier": noise, "clipping_norm": 1.0}]
+
+
+def accounted(noise: float, participations: int, algorithm: str, delta: float) -> float:
+    """By the accountant: clients have 24 examples and batches of 8, an epoch has three."""
+    steps = participations * (1 if algorithm == "fedsgd" else 3)
+    return Ledger("example").added(noise, 8 / 24, steps).epsilon(delta)
+
+
+@pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
+def test_what_examples_show_under_dp_sgd_stays_below_its_accountant_and_grows_with_less_noise(audit, algorithm):
+    found = {n: audit("example", dp_sgd(n), {"algorithm": algorithm}, seed=1) for n in (0.05, 0.5, 1.0, 50.0)}
+    for noise, one in found.items():
+        assert one.best.value < accounted(noise, one.participations, algorithm, 1e-3)
+    assert found[50.0].best.value == 0.0
+    assert found[50.0].best.value <= found[0.5].best.value < found[0.05].best.value
+    assert found[0.05].best.value > 1.0
+
+
+def test_under_dp_sgd_the_bound_passes_the_accountant_no_more_often_than_it_says(audit):
+    times, error, noise = 15, 0.2, 4.0
+    how = {"canaries": 60, "participations": 2, "confidence": 1 - error}
+    found = [audit("example", dp_sgd(noise), seed=seed, **how) for seed in range(times)]
+    passed = sum(one.best.value > accounted(noise, 2, "fedsgd", 1e-3) for one in found)
+    assert passed <= error * times + 3.1 * math.sqrt(error * (1 - error) * times)
+
+
+def test_likelihood_ratios_of_canaries_that_were_out_are_those_of_pure_noise(audit):
+    """E[exp(score)] is 1 for who was out, whatever was in the batch besides: the canary is known to be alone."""
+    found = audit("example", dp_sgd(2.0), participations=1, canaries=400)
+    ratios = np.exp(found.scores[~found.included])
+    assert ratios.mean() == pytest.approx(1.0, abs=4 * ratios.std() / math.sqrt(len(ratios)) + 0.05)
+    assert found.scores[found.included].mean() > found.scores[~found.included].mean()
+
+
+def test_dp_sgd_is_no_promise_to_clients(audit):
+    with pytest.raises(UserError, match="audit unit 'example'"):
+        audit("client", dp_sgd(1.0), canaries=1)
 
 
 def test_more_participations_show_more_and_the_most_that_took_part_are_audited(audit, capture):

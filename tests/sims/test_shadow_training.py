@@ -54,6 +54,10 @@ def defended(*entries: tuple[str, dict]) -> dict[str, str]:
     return {"defenses": json.dumps([{"name": f"toy_defenses:{name}", **settings} for name, settings in entries])}
 
 
+def dp_sgd(**settings) -> dict[str, str]:
+    return {"defenses": json.dumps([{"name": "dp-sgd", "delta": 1e-3, **settings}])}
+
+
 def draw(rng, n):
     return rng.normal(size=(n, INPUTS)).astype(np.float32), rng.integers(0, len(CLASSES), n)
 
@@ -102,6 +106,9 @@ def both(data, tmp_path):
         {"reply": "step", **defended(("Remembering", {})), "participations": 3},
         {**FEDAVG, **defended(("Against", {})), "participations": 3},
         defended(("Against", {}), ("Noise", {})),
+        dp_sgd(noise_multiplier=1.3),
+        {**FEDAVG, **dp_sgd(target_epsilon=8.0), "participations": 3},
+        {"reply": "step", **dp_sgd(noise_multiplier=0.5, engine="ghost")},
         {"reply": "step"},
         {"observe": "sum"},
         {**FEDAVG, "observe": "sum", "capture-every": 2},
