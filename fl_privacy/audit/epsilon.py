@@ -135,7 +135,7 @@ def clopper_pearson_bound(
     test = int(np.argmax([found.max() for found in by_test]))
     hits, misses, at = _tests(ins, outs, thresholds[[np.argmax(by_test[test])]])[test]
     hits, misses = hits[1::2], misses[1::2]
-    value = float(_by_threshold(hits, misses, at, delta, error)[0])
+    value = max(float(_by_threshold(hits, misses, at, delta, error)[0]), 0.0)
     right, wrong = int(np.sum(hits >= at)), int(np.sum(misses >= at))
     kind, other = (("in", "out"), ("out", "in"))[test]
     meaning = (
@@ -331,13 +331,13 @@ def _candidates(scores: Floats) -> Floats:
 
 
 def _by_threshold(hits: Floats, misses: Floats, thresholds: Floats, delta: float, error: float) -> Floats:
-    """Return the bound that each threshold gives."""
+    """Return the bound that each threshold gives, below 0 where it proves nothing."""
     n, k = len(hits), len(misses)
     right = n - np.searchsorted(np.sort(hits), thresholds, side="left")
     wrong = k - np.searchsorted(np.sort(misses), thresholds, side="left")
     low = np.where(right == 0, 0.0, betaincinv(np.maximum(right, 1), n - right + 1, error))
     high = np.where(wrong == k, 1.0, betaincinv(wrong + 1, np.maximum(k - wrong, 1), 1.0 - error))
-    return np.maximum(np.log(np.maximum(low - delta, 1e-300) / high), 0.0)
+    return np.log(np.maximum(low - delta, 1e-300) / high)
 
 
 def _least_epsilon(m: int, guesses: int, right: int, delta: float, error: float) -> float:

@@ -54,6 +54,13 @@ _UPDATE_NORM = 1e4
 _INPUT_NORM = 10.0
 """Of a crafted example's features, in units of what standardised features have on average."""
 
+_OTHERS = 0.1
+"""What a batch's other examples add along a canary's gradient, roughly, in clipping norms: were it left out of account,
+little noise would let them be taken for the canary."""
+
+_RIDGE = 0.01
+"""Of the regression on the gradients of other examples, of norm 1 each: dropout leaves them known but roughly."""
+
 _IN_OR_OUT = {
     "client": "a client whose updates all point one way against the same client with the opposite ones",
     "example": "a client with one example more against the same client without it",
@@ -187,9 +194,10 @@ def audit_epsilon(
     is. The attacker adds up the answers' inner products with the direction.
 
     *Examples.* A canary is an example with features of ten times the usual norm in a random direction, and the label
-    that the first model holds least likely. It is added to a client's own examples or not. The attacker knows it and
-    every model that was sent, and adds up the answers' inner products with the canary's gradient at that model; of
-    DP-SGD's gradients (FedSGD), the log-likelihood ratios with the noise and the sampling rate known.
+    that the first model holds least likely. It is added to a client's own examples or not. The attacker knows it,
+    all of the client's other examples and every model that was sent, and adds up the answers' inner products with what
+    of the canary's gradient at that model the others' gradients do not explain; of DP-SGD's gradients (FedSGD), the
+    log-likelihood ratios with the noise and the sampling rate known.
 
     Parameters
     ----------
@@ -296,10 +304,12 @@ def _score(job: _Job, told: Told) -> NDArray[np.float64]:
         network = make_network(facts.inputs, len(facts.classes), dropout, defenses())
         kind = _Clients if job.unit == "client" else _Examples
         audit = kind(network, ClientSettings.read(job.run_config), defenses)
+        # What an audit keeps of a client serves all of its canaries of a round.
+        by_client = sorted(enumerate(drawn), key=lambda pair: pair[1].client)
         memories: list[Memory] = [{} for _ in drawn]
         for server_round in sorted({r for rounds in job.rounds.values() for r in rounds}):
             requests = [Request(message, audit.model) for message in store.messages(server_round)]
-            for place, canary in enumerate(drawn):
+            for place, canary in by_client:
                 if server_round in job.rounds[canary.client]:
                     request = requests[canary.number % len(requests)]
                     said = audit.score(canary, request, read_client(job.data, canary.client), memories[place])
@@ -453,6 +463,7 @@ class _Examples(_Replicas):
     def __init__(self, network: nn.Module, settings: ClientSettings, defenses: Callable[[], list[Defense]]) -> None:
         super().__init__(LocalModel(network), settings, defenses)
         self._gradient = Flat(self.model.shapes)
+        self._others: tuple[Request, int, Tensor, Tensor] | None = None
 
     def score(self, canary: _Canary, request: Request, data: Mapping[str, Tensor], memory: Memory) -> float:
         features, labels, private = data["train_features"], data["train_labels"], data.get("train_private")
@@ -462,14 +473,18 @@ class _Examples(_Replicas):
             features, labels = torch.cat([features, example[0]]), torch.cat([labels, example[1]])
             private = None if private is None else torch.cat([private, torch.tensor([-1])])
         dpsgd = self._dpsgd(canary, request, own)
-        along = self._along(request.theta, *example)
+        along = self._apart(self._along(request.theta, *example), request, canary.client, data)
         inner = float(torch.dot(self.answer(canary, request, features, labels, private, memory), along))
         if self._settings.algorithm == "fedavg":
             return -inner
         if dpsgd is None or dpsgd.noise_multiplier == 0.0:
             return inner
-        rate, shift = min(1.0, self._settings.batch_size / own), 1.0 / dpsgd.noise_multiplier
-        standard = inner * rate * own / (dpsgd.clipping_norm * dpsgd.noise_multiplier)
+        rate = min(1.0, self._settings.batch_size / own)
+        spread = math.hypot(dpsgd.noise_multiplier, _OTHERS)
+        seen = float(torch.linalg.vector_norm(along))
+        if seen == 0.0:
+            return 0.0
+        standard, shift = inner * rate * own / (dpsgd.clipping_norm * seen * spread), seen / spread
         return float(
             np.logaddexp(math.log1p(-rate) if rate < 1 else -math.inf, math.log(rate) + shift * (standard - shift / 2))
         )
@@ -497,7 +512,26 @@ class _Examples(_Replicas):
         found = torch.autograd.grad(functional.cross_entropy(network(x), y), list(parameters.values()))
         for name, gradient in zip(parameters, found, strict=True):
             self._gradient.tensors[name].copy_(gradient)
-        return self._gradient.whole / max(float(torch.linalg.vector_norm(self._gradient.whole)), 1e-30)
+        norm = float(torch.linalg.vector_norm(self._gradient.whole))
+        if not 0.0 < norm < math.inf:  # a model that broke down tells nothing
+            return torch.zeros_like(self._gradient.whole)
+        return self._gradient.whole / norm
+
+    def _apart(self, along: Tensor, request: Request, client: int, data: Mapping[str, Tensor]) -> Tensor:
+        """Return what of a canary's gradient the client's own examples do not explain: that is noise to the attacker.
+
+        Who attacks differential privacy knows all examples but one.
+        """
+        held = self._others
+        if held is None or held[0] is not request or held[1] != client:
+            own = zip(data["train_features"], data["train_labels"], strict=True)
+            rows = torch.stack([self._along(request.theta, x[None], y[None]) for x, y in own])
+            gram = rows @ rows.T
+            gram.diagonal().add_(_RIDGE)
+            held = self._others = request, client, rows, torch.linalg.cholesky(gram)
+        *_, rows, factor = held
+        explained = torch.cholesky_solve((rows @ along)[:, None], factor)[:, 0]
+        return along - explained @ rows
 
     def _dpsgd(self, canary: _Canary, request: Request, examples: int) -> DPSGD | None:
         """Return how gradients are made private, as the attacker knows it."""

@@ -170,17 +170,19 @@ def accounted(noise: float, participations: int, algorithm: str, delta: float) -
 
 @pytest.mark.parametrize("algorithm", ["fedsgd", "fedavg"])
 def test_what_examples_show_under_dp_sgd_stays_below_its_accountant_and_grows_with_less_noise(audit, algorithm):
-    found = {n: audit("example", dp_sgd(n), {"algorithm": algorithm}, seed=1) for n in (0.05, 0.5, 1.0, 50.0)}
+    how = {"seed": 1, "canaries": 150, "participations": 3}
+    found = {n: audit("example", dp_sgd(n), {"algorithm": algorithm}, **how) for n in (0.05, 1.0, 50.0)}
     for noise, one in found.items():
-        assert one.best.value < accounted(noise, one.participations, algorithm, 1e-3)
+        assert one.best.value < accounted(noise, 3, algorithm, 1e-3)
     assert found[50.0].best.value == 0.0
-    assert found[50.0].best.value <= found[0.5].best.value < found[0.05].best.value
-    assert found[0.05].best.value > 1.0
+    assert found[1.0].best.value < found[0.05].best.value
+    # Adam weakens it: it divides by what the other examples do.
+    assert found[0.05].best.value > (0.6 if algorithm == "fedsgd" else 0.1)
 
 
 def test_under_dp_sgd_the_bound_passes_the_accountant_no_more_often_than_it_says(audit):
-    times, error, noise = 15, 0.2, 4.0
-    how = {"canaries": 60, "participations": 2, "confidence": 1 - error}
+    times, error, noise = 12, 0.2, 4.0
+    how = {"canaries": 40, "participations": 2, "confidence": 1 - error}
     found = [audit("example", dp_sgd(noise), seed=seed, **how) for seed in range(times)]
     passed = sum(one.best.value > accounted(noise, 2, "fedsgd", 1e-3) for one in found)
     assert passed <= error * times + 3.1 * math.sqrt(error * (1 - error) * times)
@@ -188,7 +190,7 @@ def test_under_dp_sgd_the_bound_passes_the_accountant_no_more_often_than_it_says
 
 def test_likelihood_ratios_of_canaries_that_were_out_are_those_of_pure_noise(audit):
     """E[exp(score)] is 1 for who was out, whatever was in the batch besides: the canary is known to be alone."""
-    found = audit("example", dp_sgd(2.0), participations=1, canaries=400)
+    found = audit("example", dp_sgd(2.0), participations=1, canaries=300)
     ratios = np.exp(found.scores[~found.included])
     assert ratios.mean() == pytest.approx(1.0, abs=4 * ratios.std() / math.sqrt(len(ratios)) + 0.05)
     assert found.scores[found.included].mean() > found.scores[~found.included].mean()
