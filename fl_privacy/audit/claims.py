@@ -207,6 +207,16 @@ class Privacy:
         Empirical lower bound from an attack.
     delta : float or None
         At which both hold.
+    method : str or None
+        How the lower bound was had: "clopper-pearson" or "one-run"; None without one.
+    confidence : float or None
+        With which the lower bound is not above the true epsilon.
+    canaries : int or None
+        That it rests on.
+    conditions : mapping
+        Under which both hold, such as who was counted.
+    note : str or None
+        What one has to know to read it.
     """
 
     unit: str
@@ -215,6 +225,11 @@ class Privacy:
     epsilon_accountant: float | None = None
     epsilon_lower_bound: float | None = None
     delta: float | None = None
+    method: str | None = None
+    confidence: float | None = None
+    canaries: int | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+    note: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("epsilon_accountant", "epsilon_lower_bound", "delta"):
@@ -230,4 +245,5 @@ class Privacy:
     @classmethod
     def from_dict(cls, row: Mapping[str, Any]) -> Self:
         """Read what `to_dict` wrote; a `UserError` names fields that are unknown or missing."""
-        return cls(**_read(cls, row))
+        values = _read(cls, row)
+        return cls(**{**values, "conditions": dict(values["conditions"])})

@@ -44,6 +44,14 @@ class Line:
     points: tuple[tuple[float, float | None, float | None] | None, ...]
 
 
+@dataclass(frozen=True)
+class Scatter:
+    """Points (x, y, low, high, name), the ends None for no interval."""
+
+    name: str
+    points: tuple[tuple[float, float, float | None, float | None, str], ...]
+
+
 def short(text: str, length: int = 30) -> str:
     """Cut a name that would run out of the figure."""
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
@@ -299,6 +307,76 @@ def steps(
         axes.set_ylabel(axis)
         figure.legend(loc="upper left", bbox_to_anchor=(0.08, 1.0))
     return inline(drawn[0], name, label)
+
+
+def tradeoff(
+    name: str,
+    series: Sequence[Scatter],
+    best: Sequence[tuple[float, float]],
+    axis: str,
+    chance: float | None,
+    label: str,
+    signed: bool = False,
+) -> str:
+    """Draw leakage over utility, each point with its interval; hovering names the condition.
+
+    Parameters
+    ----------
+    name : str
+        Prefix of the figure's ids.
+    series : sequence of Scatter
+        At most two.
+    best : sequence of (float, float)
+        Points of the Pareto set, by rising utility: joined by steps.
+    axis : str
+        What leakage is measured by.
+    chance : float or None
+        What guessing gets of it.
+    label : str
+        For those who do not see it.
+    signed : bool
+        Whether it may lie below zero.
+    """
+    titles = {}
+    with drawing(_WIDTH, 3.5, name) as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.13, 0.84, 0.62))
+        for number, (one, (colour, marker)) in enumerate(zip(series, _MARKS, strict=False)):
+            for x, _, low, high, _ in one.points:
+                if low is not None and high is not None:
+                    axes.plot([x, x], [low, high], color=colour, linewidth=1.0, alpha=0.5)
+            axes.plot(
+                [p[0] for p in one.points],
+                [p[1] for p in one.points],
+                linestyle="none",
+                marker=marker,
+                markersize=6,
+                color=colour,
+                markeredgewidth=0,
+                label=one.name,
+                gid=f"data-{number}",
+            )
+            titles[f"data-{number}"] = [f"{p[4]}: UAR {p[0]:.3f}, {axis} {p[1]:.3f}" for p in one.points]
+        if best:
+            axes.step(
+                [x for x, _ in best],
+                [y for _, y in best],
+                where="pre",
+                color=FIRST,
+                linewidth=1.2,
+                linestyle="--",
+                marker="o",
+                markersize=10,
+                markerfacecolor="none",
+                label="Pareto set",
+                gid="data-best",
+            )
+        if chance is not None:
+            axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"guessing ({chance:.3g})")
+        axes.set_ylim(-1.0 if signed else 0.0, 1.0)
+        axes.set_xlabel("UAR of the task (more is more useful)")
+        axes.set_ylabel(f"{axis} per speaker (less is safer)")
+        figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
+    return inline(drawn[0], name, label, {key: marks for key, marks in titles.items() if marks})
 
 
 def _dense(fpr: Floats, tpr: Floats) -> tuple[Floats, Floats]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.audit import Claim, Control, metrics
+from fl_privacy.audit import Claim, Control, Privacy, metrics
 from fl_privacy.audit.files import SCHEMA
 from fl_privacy.audit.reading import guessing, main_claims, over_blind, quoted_metric
 from fl_privacy.errors import UserError
@@ -95,6 +95,11 @@ class Run:
             tuple(Control.from_dict(row) for row in clean.get("controls") or ()),
             _by_speaker(printable(list(scores))),
         )
+
+    @cached_property
+    def privacy(self) -> tuple[Privacy, ...]:
+        """What defenses promise, and what canaries show of it."""
+        return tuple(Privacy.from_dict(row) for row in self.result.get("privacy") or ())
 
     def part(self, name: str) -> Mapping[str, Any]:
         """Return a part of the result that is a mapping, empty where there is none."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import SIGNED, TITLES, columns
-from fl_privacy.report import figures, parts, toml, words
+from fl_privacy.report import epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
 from fl_privacy.report.run import PERMUTATIONS, Run
@@ -213,6 +213,7 @@ SECTIONS = (
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
     Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
     Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
+    Section("epsilon", "Epsilon", "epsilon.html.j2", epsilon.epsilon),
     Section("published", "By the rules of the published study", "published.html.j2", parts.published),
     Section("utility", "Utility", "utility.html.j2", utility),
     Section("data", "Data", "data.html.j2", data),

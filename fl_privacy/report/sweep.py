@@ -11,7 +11,7 @@ from typing import Any
 from fl_privacy.audit import Claim
 from fl_privacy.audit.files import read_units
 from fl_privacy.audit.reading import TITLES, columns
-from fl_privacy.report import heat, words
+from fl_privacy.report import heat, tradeoff, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section, page, write_page
 from fl_privacy.report.run import PERMUTATIONS, Run, printable
@@ -247,6 +247,7 @@ def settings(sweep: Sweep) -> Mapping[str, Any]:
 
 SECTIONS = (
     Section("result", "Result", "sweep-headline.html.j2", headline),
+    Section("tradeoff", "Utility against leakage", "sweep-tradeoff.html.j2", tradeoff.tradeoff),
     Section("maps", "Heat maps", "sweep-maps.html.j2", maps),
     Section("cells", "All cells and attacks", "sweep-cells.html.j2", cells),
     Section("threat-model", "Threat model", "sweep-threat.html.j2", threat),

@@ -18,8 +18,8 @@ from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load
 from fl_privacy.errors import UserError
-from fl_privacy.report import toml, write_sweep_report
-from fl_privacy.report.run import PERMUTATIONS
+from fl_privacy.report import epsilon, toml, tradeoff, write_sweep_report
+from fl_privacy.report.run import PERMUTATIONS, Run
 from fl_privacy.report.swept import Sweep, in_words
 from fl_privacy.sims.grid import Cell, cells_of
 from fl_privacy.sims.merge import merge_seeds
@@ -115,10 +115,13 @@ def _chosen(own: SweepSettings, vary: Sequence[str] | None, seeds: int | None) -
 
 def table(root: Path) -> str:
     """Return the sweep's table as plain text: one line a cell, the primary attack per speaker and its controls."""
-    cells = Sweep.read(root).cells
+    whole = Sweep.read(root)
+    cells = whole.cells
+    pareto = {path: "yes" if best else "" for path, best in tradeoff.marks(whole).items()}
     quoted, second = (" / ".join(dict.fromkeys(TITLES[columns(c.run.main)[i]] for c in cells)) for i in (0, 1))
     heads = ("settings", "seeds", quoted, second, f"best blind {quoted}", "over best blind")
-    rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", "SER UAR")]
+    defended = (f"static {quoted}", "epsilon (from below)", "Pareto set") if pareto else ()
+    rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", "SER UAR", *defended)]
     for point in cells:
         run = point.run
         best = run.best_blind or "chance"
@@ -139,9 +142,20 @@ def table(root: Path) -> str:
                     for c, n in zip(p, (3, 4), strict=True)
                 ),
                 "" if utility is None else f"{utility:.3f}",
+                *(() if not pareto else (cell(tradeoff.pair(run)[1]), _epsilons(run), pareto[point.path])),
             )
         )
-    return aligned(rows)
+    if not defended:
+        return aligned(rows)
+    told = (
+        "Static: the attacker does not know the defense; the other columns are of one that does. Pareto set: no other",
+        "defense has as much utility and as little leakage. A point of it that is picked after the run is a choice.",
+    )
+    return "\n".join((aligned(rows), *told))
+
+
+def _epsilons(run: Run) -> str:
+    return "; ".join(f"{p.unit} {epsilon.upper(p)} ({epsilon.lower(p)})" for p in run.privacy)
 
 
 # ------------------------------------------------------------------ runs

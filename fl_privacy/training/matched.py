@@ -217,7 +217,7 @@ def _replay(job: _Job, told: Tell) -> None:
         shadow.begin(replay.threat_model)
         try:
             for number, server_round in enumerate(job.rounds, 1):
-                messages = [_Request(message, model) for message in store.messages(server_round)]
+                messages = [Request(message, model) for message in store.messages(server_round)]
                 if messages:  # else nobody replied
                     _round(shadow, server_round, messages, replay.chosen(server_round), clients)
                 told(number * replay.a_round)
@@ -226,14 +226,14 @@ def _replay(job: _Job, told: Tell) -> None:
 
 
 def _round(
-    shadow: UpdateStore, server_round: int, messages: Sequence[_Request], chosen: Sequence[int], clients: Clients
+    shadow: UpdateStore, server_round: int, messages: Sequence[Request], chosen: Sequence[int], clients: Clients
 ) -> None:
     if len(messages) == 1:
         (message,) = messages
         replies = clients.answers(sorted(chosen), message.server_round, message.theta, step=message.step)
         shadow.append(server_round, [message.arrays], replies, [message.told])
         return
-    models: list[_Request] = []
+    models: list[Request] = []
     tolds: list[Any] = []
     requests = {}
     for i, client in enumerate(chosen):
@@ -253,7 +253,7 @@ def _round(
     shadow.append(server_round, [model.arrays for model in models], replies, tolds)
 
 
-class _Request:
+class Request:
     """A captured message as a client of the SER app reads it."""
 
     def __init__(self, message: SentMessage, model: LocalModel) -> None:
@@ -273,6 +273,6 @@ class _Request:
                 "for other apps there is fl_privacy.shadow_updates"
             ) from error
 
-    def sends_as(self, other: _Request) -> bool:
+    def sends_as(self, other: Request) -> bool:
         """Whether the arrays are the same."""
         return all(array.tobytes() == other.arrays[name].tobytes() for name, array in self.arrays.items())

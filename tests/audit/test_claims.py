@@ -50,6 +50,11 @@ def test_fields_are_those_of_the_result_file():
         "epsilon_accountant",
         "epsilon_lower_bound",
         "delta",
+        "method",
+        "confidence",
+        "canaries",
+        "conditions",
+        "note",
     }
 
 
