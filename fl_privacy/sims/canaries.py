@@ -54,6 +54,9 @@ _UPDATE_NORM = 1e4
 _INPUT_NORM = 10.0
 """Of a crafted example's features, in units of what standardised features have on average."""
 
+_MOST_DELTA = 0.1
+"""Above it a promise allows nearly everything, and no canary tells anything."""
+
 _OTHERS = 0.1
 """What a batch's other examples add along a canary's gradient, roughly, in clipping norms: were it left out of account,
 little noise would let them be taken for the canary."""
@@ -170,6 +173,28 @@ class EpsilonAudit:
                 return cls(unit, held["scores"], held["included"], participations, delta, confidence)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(f"{path} holds no audit of epsilon ({error}); run it again") from error
+
+
+def from_server(promise: Privacy) -> bool:
+    """Whether a promise is about what the server sees, so that the captured updates can be held against it."""
+    return promise.protects_from.startswith("server") and (promise.delta is None or promise.delta < _MOST_DELTA)
+
+
+def with_canaries(promises: Sequence[Privacy], runs: Sequence[Path]) -> list[Privacy]:
+    """Put lower bounds beside promises.
+
+    Parameters
+    ----------
+    promises : sequence of Privacy
+    runs : sequence of Path
+        Run folders, each with the stage ``canaries``, if any; their canaries are pooled.
+    """
+    found = []
+    for promise in promises:
+        paths = [path for run in runs if (path := run / "canaries" / f"{promise.unit}.npz").is_file()]
+        told = from_server(promise) and bool(paths)
+        found.append(EpsilonAudit.pooled([EpsilonAudit.load(p) for p in paths]).beside(promise) if told else promise)
+    return found
 
 
 def audit_epsilon(

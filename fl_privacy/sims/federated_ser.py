@@ -29,6 +29,7 @@ from fl_privacy.defenses import Accounted, check_defenses, make_defenses, unawar
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
 from fl_privacy.sims import as_published
+from fl_privacy.sims.canaries import audit_epsilon, from_server, with_canaries
 from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.progress import Progress
@@ -144,6 +145,8 @@ class FederatedSER:
                     shadow.name,
                     lambda path, shadow=shadow: self._shadow(path, shadow, folder.path / "victim"),  # type: ignore[misc]
                 )
+            if self._audited(folder.path):
+                folder.stage("canaries", lambda path: self._canaries(path, folder.path))
             whole = folder.done("audit") and (folder.path / "result.json").exists()
             if not whole:
                 folder.undo("audit")
@@ -386,7 +389,7 @@ class FederatedSER:
             utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
             corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
             test_speakers=facts["victim"][-1]["test_speakers"],
-            privacy=[promise.to_dict() for promise in self._promises(run)],
+            privacy=[promise.to_dict() for promise in with_canaries(self._promises(run), [run])],
             failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
         )
         save_evidence(evaluation, folder / "evidence.npz")
@@ -405,6 +408,31 @@ class FederatedSER:
             rounds=plan.rounds,
         )
         return [promise for defense in make_defenses(self._defenses) for promise in defense.promises(done)]
+
+    def _audited(self, run: Path) -> list[str]:
+        """Return the units whose epsilon is to be bounded from below."""
+        audit, capture = self.settings.audit, self.settings.capture
+        if not audit.canaries or capture.observe == "sum":
+            return []
+        return sorted({promise.unit for promise in self._promises(run) if from_server(promise)})
+
+    def _canaries(self, folder: Path, run: Path) -> None:
+        """Bound epsilon from below, by canaries among replicas of the private clients."""
+        folder, seed = folder.resolve(), self.settings.simulation.seed
+        self._voices.write(self._voices.partition("victim", seed), folder / "data")
+        run_config = self._run_config(folder, self._victim_clients, seed, private=True, defended=True)
+        for unit in self._audited(run):
+            audit_epsilon(
+                UpdateStore(run / "victim" / "updates"),
+                folder / "data",
+                run_config,
+                unit,  # type: ignore[arg-type]
+                canaries=self.settings.audit.canaries,
+                seed=seed,
+                confidence=self.settings.audit.confidence,
+                told=lambda done, total, unit=unit: self._progress(f"canaries among {unit}s", done, total),  # type: ignore[misc]
+            ).save(folder / f"{unit}.npz")
+        remove(folder / "data")
 
     def _context(self) -> dict[str, Any]:
         settings = self.settings

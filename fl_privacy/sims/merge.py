@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fl_privacy.attacks.as_published import merged_claims
 from fl_privacy.attacks.files import read_result, save
 from fl_privacy.attacks.saved import load_evidence, merge
-from fl_privacy.audit import Claim
+from fl_privacy.audit import Claim, Privacy
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import SimulationFile
 from fl_privacy.report import write_report
+from fl_privacy.sims.canaries import with_canaries
 
 
 def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence[Path]) -> None:
@@ -65,5 +67,19 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
             "chance_uar": utilities[0]["chance_uar"],
         },
         corpora=results[0]["corpora"],
+        privacy=[promise.to_dict() for promise in with_canaries(_promises(results), folders)],
     )
     write_report(folder)
+
+
+def _promises(results: Sequence[Mapping[str, Any]]) -> list[Privacy]:
+    """Return what is promised in all runs: of each promise the one with the largest epsilon."""
+    found = []
+    for rows in zip(*(result.get("privacy") or () for result in results), strict=True):
+        promises = [Privacy.from_dict(row) for row in rows]
+        given = [p for p in promises if p.epsilon_accountant is not None]
+        weakest = max(given, key=lambda p: p.epsilon_accountant or 0.0) if len(given) == len(promises) else promises[0]
+        accountant = weakest.epsilon_accountant if len(given) == len(promises) else None
+        # Lower bounds of single runs are not taken over: all canaries are looked at together.
+        found.append(Privacy(weakest.unit, weakest.mechanism, weakest.protects_from, accountant, delta=weakest.delta))
+    return found
