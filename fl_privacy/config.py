@@ -226,7 +226,7 @@ class AuditSettings(_Section):
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     permutations: int = Field(default=200, ge=1, le=100_000)
-    canaries: int = Field(default=500, ge=0, le=1_000_000)
+    canaries: int = Field(default=200, ge=0, le=1_000_000)
     """Against a defense that promises something to clients or examples: how many canaries bound its epsilon from below;
     0 for none."""
     link_shards: bool = True

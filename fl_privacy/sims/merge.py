@@ -81,5 +81,13 @@ def _promises(results: Sequence[Mapping[str, Any]]) -> list[Privacy]:
         weakest = max(given, key=lambda p: p.epsilon_accountant or 0.0) if len(given) == len(promises) else promises[0]
         accountant = weakest.epsilon_accountant if len(given) == len(promises) else None
         # Lower bounds of single runs are not taken over: all canaries are looked at together.
-        found.append(Privacy(weakest.unit, weakest.mechanism, weakest.protects_from, accountant, delta=weakest.delta))
+        found.append(
+            Privacy(
+                unit=weakest.unit,
+                mechanism=weakest.mechanism,
+                protects_from=weakest.protects_from,
+                epsilon_accountant=accountant,
+                delta=weakest.delta,
+            )
+        )
     return found
