@@ -123,3 +123,9 @@ def test_updates_without_the_layer_say_nothing_and_equal_updates_are_no_crash():
 def test_noise_that_cannot_be_is_refused(name, value):
     with pytest.raises(UserError, match=f"GaussianLikelihoodRatio: {name} must be 0 or more"):
         GaussianLikelihoodRatio(**{name: value})
+
+
+def test_updates_that_are_all_alike_tell_nothing_and_are_no_error():
+    x, y = draw(60, 2, seed=3)
+    attack = GaussianLikelihoodRatio(noise=0.1).fit(updates(0 * x), y, owners(60, 2))
+    assert not attack.decision_function(updates(x)).any()

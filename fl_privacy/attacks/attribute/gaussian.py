@@ -85,6 +85,8 @@ class GaussianLikelihoodRatio(InnerProducts):
             raise OneClassError(
                 f"{type(self).__name__}: the attacker's own updates that it can read are of one class only"
             )
+        if not rows.shape[1]:  # updates that are all alike, such as those of a frozen layer, span nothing
+            return lambda those: np.zeros((len(labels), len(those), *((classes,) if classes > 2 else ())))
         mean = rows.mean(axis=0)
         centred = rows - mean
         # About the common mean: for two classes the direction is the same as with the covariance within classes.
