@@ -127,5 +127,12 @@ def in_words(settings: Mapping[str, Any]) -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """Return a setting's value as it is told: text as it stands, the rest as JSON."""
+    """Return a setting's value as it is told: text as it stands, named parts by their names, the rest as JSON."""
+    if isinstance(value, list) and all(isinstance(part, Mapping) and "name" in part for part in value):
+        return " + ".join(_named(part) for part in value) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _named(part: Mapping[str, Any]) -> str:
+    told = ", ".join(f"{key} {plain(value)}" for key, value in part.items() if key != "name")
+    return f"{part['name']} ({told})" if told else str(part["name"])

@@ -12,7 +12,7 @@ from typing import Any
 
 from fl_privacy.attacks.question import SPEAKER
 from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load, parse_value
-from fl_privacy.report.swept import short_names
+from fl_privacy.report.swept import plain, short_names
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _points(axes: Sequence[str]) -> Iterator[dict[str, Any]]:
 def _name(chosen: Mapping[str, Any], keyed: bool) -> str:
     """Name a cell's folder after its values, and where there are other grids also after its keys."""
     keys = [f"{key}-" if keyed else "" for key in short_names(list(chosen))]
-    return "_".join(key + _safe(str(value)) for key, value in zip(keys, chosen.values(), strict=True)) or "all"
+    return "_".join(key + _safe(plain(value)) for key, value in zip(keys, chosen.values(), strict=True)) or "all"
 
 
 def _safe(text: str) -> str:
