@@ -30,7 +30,7 @@ class Point:
         The quoted claim of the primary attack, knowing the defense or not. Without a defense they are the same.
     best : bool
         Whether no other cell of its group is as good in both and better in one: in the Pareto set of utility and
-        adaptive leakage.
+        leakage.
     """
 
     cell: Swept
@@ -38,6 +38,12 @@ class Point:
     adaptive: Claim | None
     static: Claim | None
     best: bool = False
+
+    @property
+    def leakage(self) -> float | None:
+        """The larger of both numbers: who knows a defense may still act as if not, and at times had better."""
+        found = [claim.value for claim in (self.adaptive, self.static) if claim is not None and claim.value is not None]
+        return max(found, default=None)
 
     @property
     def defense(self) -> str | None:
@@ -152,19 +158,18 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
 
 def _marked(points: Sequence[Point], guessing: float | None) -> list[Point]:
     """Mark the Pareto set among the points that have both numbers."""
-    whole = [i for i, p in enumerate(points) if p.utility is not None and p.adaptive and p.adaptive.value is not None]
+    whole = [i for i, p in enumerate(points) if p.utility is not None and p.leakage is not None]
     utility = [points[i].utility or 0.0 for i in whole]
     # Below guessing is no better than guessing: such a value is chance, and tells of no protection.
-    leaks = [max(points[i].adaptive.value, guessing if guessing is not None else -1.0) for i in whole]  # type: ignore[union-attr, type-var]
-    best = {i for i, inside in zip(whole, pareto(utility, leaks), strict=True) if inside}  # type: ignore[arg-type]
+    leaks = [max(points[i].leakage or 0.0, guessing if guessing is not None else -1.0) for i in whole]
+    best = {i for i, inside in zip(whole, pareto(utility, leaks), strict=True) if inside}
     return [Point(p.cell, p.utility, p.adaptive, p.static, i in best) for i, p in enumerate(points)]
 
 
 def _at(point: Point) -> tuple[float, float]:
     assert point.utility is not None
-    assert point.adaptive is not None
-    assert point.adaptive.value is not None
-    return point.utility, point.adaptive.value
+    assert point.leakage is not None
+    return point.utility, point.leakage
 
 
 def _drawable(point: Point) -> bool:

@@ -102,6 +102,18 @@ def test_the_page_has_both_series_and_lists_every_cell(write):
     assert rows == ["no defense", "name=weak", "name=worse", "name=strong", "name=inverted"]
 
 
+def test_who_knows_a_defense_may_act_as_if_not(write):
+    """Noise in the shadows misleads the adaptive attacker; what leaks is what the better of the two gets."""
+    misled = {
+        "none": CELLS["none"],
+        "misled": (named("misled"), 0.6, 0.5, 0.95),
+        "fair": (named("fair"), 0.6, 0.8, 0.7),
+    }
+    found = marks(Sweep.read(write(misled)))
+    assert found["fair"]
+    assert not found["misled"]
+
+
 def test_only_cells_that_differ_in_their_defense_alone_are_compared(write):
     cells = {
         f"{name}-{algorithm}": (
