@@ -149,8 +149,8 @@ def table(root: Path) -> str:
         return aligned(rows)
     told = (
         "Static: the attacker does not know the defense; the other columns are of one that does. Pareto set: no other",
-        "defense has as much utility and as little leakage (the larger of both). A point of it that is picked after the",
-        "run is a choice.",
+        "defense has as much utility and as little leakage, the larger of both. A point of it that is picked after",
+        "the run is a choice.",
     )
     return "\n".join((aligned(rows), *told))
 
