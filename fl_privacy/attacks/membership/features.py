@@ -97,13 +97,15 @@ class Imposters:
     scatter: Floats
 
     @classmethod
-    def of(cls, embeddings: Sequence[ArrayLike], *, aliased: bool = False) -> Imposters:
+    def of(cls, embeddings: Sequence[ArrayLike], *, compat: bool = False, aliased: bool = False) -> Imposters:
         """Prepare imposters.
 
         Parameters
         ----------
         embeddings : sequence of array_like, each of shape (voices, d)
             The embeddings of each imposter's voices; their numbers may differ.
+        compat : bool
+            Let longer embeddings weigh more in a centroid, as in the public code.
         aliased : bool
             Let each imposter's first voice *be* its centroid, as the public code does where it draws a number of
             voices (it sums them up in place). For comparisons with it alone.
@@ -122,8 +124,9 @@ class Imposters:
         centroids = np.empty((len(checked), dimension))
         everything = np.empty((int(sizes.sum()), dimension), dtype=np.float32)
         for k, voices in enumerate(checked):
-            centroids[k] = _unit(voices.mean(axis=0, dtype=np.float64))
-            everything[starts[k] : starts[k] + len(voices)] = _unit(voices)
+            unit = _unit(voices)
+            centroids[k] = _unit((voices if compat else unit).mean(axis=0, dtype=np.float64))
+            everything[starts[k] : starts[k] + len(voices)] = unit
             if aliased:
                 everything[starts[k]] = centroids[k]
         total = everything.mean(axis=0, dtype=np.float64)
@@ -148,17 +151,18 @@ def membership_features(
     """Compute the features of speakers.
 
     The default form compares each voice with the centroid of the speaker's *other* voices, takes every standard
-    deviation over n, and leaves out columns that repeat others. The public code's voice is part of the centroid it is
-    compared with, and its standard deviations are over n within the speaker and over n - 1 to imposters (over n where
-    there is one value; one voice of an imposter makes `m_i_std` NaN).
+    deviation over n, leaves out columns that repeat others, and knows cosines alone: a centroid is the mean of voices
+    of length 1, so that similarities of pairs are all it takes. In the public code a voice is part of the centroid it
+    is compared with, standard deviations are over n within the speaker and over n - 1 to imposters (over n where there
+    is one value; one voice of an imposter makes `m_i_std` NaN), and longer embeddings weigh more in a centroid.
 
     Parameters
     ----------
     speakers : sequence of array_like, each of shape (voices, d)
-        The embeddings of each speaker's voices, of any length (cosines alone are used), two voices at least.
+        The embeddings of each speaker's voices, two voices at least.
     imposters : Imposters
     compat : bool
-        Give the 120 columns of the public code.
+        Give the 120 columns of the public code; the imposters must have been prepared in the same form.
     block : int
         How many similarities of one speaker are held at a time; whatever the number of voices, memory beyond that is a
         few numbers for each imposter's voice.
@@ -183,7 +187,10 @@ def membership_features(
 def _features(voices: NDArray[np.floating], imposters: Imposters, compat: bool, block: int) -> Floats:
     ddof = 1 if compat else 0
     exact: Floats = voices.astype(np.float64)
-    unit, mu = _unit(exact), _unit(exact.mean(axis=0))
+    unit = _unit(exact)
+    if not compat:
+        exact = unit
+    mu = _unit(exact.mean(axis=0))
     to_centroids = 1.0 - imposters.centroids @ mu
     to_voices = 1.0 - (imposters.voices @ mu.astype(np.float32)).astype(np.float64)
     between = 1.0 - imposters.centroids @ unit.T

@@ -19,6 +19,7 @@ from fl_privacy.attacks.membership import (
     membership_features,
 )
 from fl_privacy.errors import UserError
+from fl_privacy.models.encoder import vectors_of
 
 
 def people(rng, sizes, dimension=16, spread=0.7):
@@ -58,10 +59,11 @@ def transposed(rows):
 
 
 def slow(voices, imposters, *, compat):
-    voices = [np.asarray(v, dtype=float) for v in voices]
+    if not compat:  # which knows directions alone
+        voices, *imposters = [q / np.linalg.norm(q, axis=1, keepdims=True) for q in (voices, *imposters)]
+    centres = [np.mean(q, axis=0) for q in imposters]
     n = len(voices)
     mu = np.mean(voices, axis=0)
-    centres = [np.mean(q, axis=0) for q in imposters]
     sample = compat
 
     def own(i):
@@ -93,7 +95,7 @@ def slow(voices, imposters, *, compat):
 def test_equal_to_the_definition(compat, sizes):
     rng = np.random.default_rng(3)
     speakers, imposters = people(rng, (2, 5, 11)), people(rng, sizes)
-    found = membership_features(speakers, Imposters.of(imposters), compat=compat)
+    found = membership_features(speakers, Imposters.of(imposters, compat=compat), compat=compat)
     expected = np.stack([slow(voices, imposters, compat=compat) for voices in speakers])
     np.testing.assert_allclose(found, expected if compat else expected[:, DISTINCT], atol=1e-6, equal_nan=True)
 
@@ -102,7 +104,7 @@ def test_equal_to_the_definition_where_voices_are_alike():
     """Sums of squares that are not centred would lose the small standard deviations."""
     rng = np.random.default_rng(4)
     speakers, imposters = people(rng, (6,), 64, spread=0.02), people(rng, (5, 4), 64, spread=0.02)
-    found = membership_features(speakers, Imposters.of(imposters), compat=True)[0]
+    found = membership_features(speakers, Imposters.of(imposters, compat=True), compat=True)[0]
     np.testing.assert_allclose(found, slow(speakers[0], imposters, compat=True), atol=1e-6)
 
 
@@ -116,7 +118,9 @@ def test_what_the_columns_are():
 
 def test_columns_left_out_repeat_others_and_no_other_column_does():
     rng = np.random.default_rng(5)
-    rows = membership_features(people(rng, (5, 4, 6, 3)), Imposters.of(people(rng, (5, 3, 4))), compat=True)
+    rows = membership_features(
+        people(rng, (5, 4, 6, 3)), Imposters.of(people(rng, (5, 3, 4)), compat=True), compat=True
+    )
     same = [{b for b in range(120) if np.allclose(rows[:, a], rows[:, b], rtol=0, atol=1e-6)} for a in range(120)]
     for column in np.flatnonzero(~DISTINCT):
         assert same[column] & set(np.flatnonzero(DISTINCT).tolist()), ALL_FEATURES[column]
@@ -135,7 +139,7 @@ def test_a_voice_is_not_compared_with_itself():
 def test_an_aliased_imposters_first_voice_is_its_centroid():
     rng = np.random.default_rng(6)
     given = people(rng, (4, 3))
-    aliased = Imposters.of(given, aliased=True)
+    aliased = Imposters.of(given, compat=True, aliased=True)
     for start, voices in zip(aliased.starts, given, strict=True):
         centre = voices.mean(axis=0)
         np.testing.assert_allclose(aliased.voices[start], centre / np.linalg.norm(centre), atol=1e-6)
@@ -164,7 +168,7 @@ def test_the_order_of_voices_and_imposters_says_nothing(mine, theirs, seed):
 @given(st.integers(2, 6), imposter_sizes, seeds, st.booleans(), st.floats(0.01, 100.0))
 def test_neither_block_nor_length_nor_company_matters(n, theirs, seed, compat, length):
     rng = np.random.default_rng(seed)
-    speakers, imposters = people(rng, (n, 3)), Imposters.of(people(rng, theirs))
+    speakers, imposters = people(rng, (n, 3)), Imposters.of(people(rng, theirs), compat=compat)
     alone = membership_features(speakers[:1], imposters, compat=compat)
     for other in (
         membership_features(speakers, imposters, compat=compat)[:1],
@@ -223,3 +227,19 @@ def test_many_imposters_need_little_memory():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 200 * 20_000 * 4 / 4  # the whole table of similarities would be 16 MB
+
+
+def test_similarities_of_pairs_are_enough():
+    """Who sees similarities alone has all 103 features."""
+    rng = np.random.default_rng(8)
+    speakers, imposters = people(rng, (4, 3)), people(rng, (3, 5))
+    everybody = [*speakers, *imposters]
+    gram = np.concatenate(everybody)
+    gram /= np.linalg.norm(gram, axis=1, keepdims=True)
+    ends = np.cumsum([len(voices) for voices in everybody])[:-1]
+    seen = np.split(vectors_of(gram @ gram.T), ends)
+    np.testing.assert_allclose(
+        membership_features(seen[:2], Imposters.of(seen[2:])),
+        membership_features(speakers, Imposters.of(imposters)),
+        atol=1e-5,
+    )
