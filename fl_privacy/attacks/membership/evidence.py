@@ -1,0 +1,176 @@
+"""One target's candidates told apart with what shadow recognisers teach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.membership.classifiers import MembershipClassifier, OneFeature, threshold_at
+from fl_privacy.attacks.membership.features import FEATURES
+from fl_privacy.attacks.membership.protocol import SwapDesign
+from fl_privacy.attacks.membership.references import calibrate
+from fl_privacy.errors import UserError
+
+Floats = NDArray[np.float64]
+Features = Sequence[Mapping[str, Floats]]
+"""For each recogniser, the features (f,) of each speaker's voices."""
+
+INPUTS = ("features", "calibrated", "residual")
+"""What a classifier may learn on: features as they are, over references' spread, or `pair.mean` less what references
+explain."""
+
+
+@dataclass(frozen=True, slots=True)
+class MembershipAttack:
+    """A classifier and what it learns on.
+
+    Attributes
+    ----------
+    classifier : MembershipClassifier
+        Not fitted.
+    inputs : str
+        One of `INPUTS`.
+    """
+
+    classifier: MembershipClassifier
+    inputs: str = "features"
+
+    def __post_init__(self) -> None:
+        if self.inputs not in INPUTS:
+            raise UserError(f"unknown inputs {self.inputs!r} of a membership attack. Known: {', '.join(INPUTS)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What an attack says of every target's candidates.
+
+    Attributes
+    ----------
+    scores : ndarray, shape (n,)
+        Log-odds of membership.
+    members : ndarray of bool, shape (n,)
+    speakers, targets : ndarray, shape (n,)
+        Of each row.
+    thresholds : ndarray, shape (n,)
+        What a score has to exceed at the wished false positive rate, by the shadows' non-members; NaN where they are
+        too few.
+    """
+
+    scores: Floats
+    members: NDArray[np.bool_]
+    speakers: NDArray[np.str_]
+    targets: NDArray[np.int64]
+    thresholds: Floats
+
+
+def attack_targets(
+    attack: MembershipAttack,
+    design: SwapDesign,
+    training: Sequence[Features],
+    heard: Features,
+    *,
+    fpr: float,
+    targets: Sequence[int] | None = None,
+) -> Evidence:
+    """Fit an attack on shadow recognisers and let it tell of the targets' candidates.
+
+    Parameters
+    ----------
+    attack : MembershipAttack
+    design : SwapDesign
+        Says which recognisers are whose shadows; they are the target's references too, none of which knows any of its
+        candidates.
+    training : sequence of Features
+        What the attack learns on: the features at one or several mixing ratios ("mixing-ratio training").
+    heard : Features
+        What it is asked about.
+    fpr : float
+        Wished false positive rate of the thresholds.
+    targets : sequence of int, optional
+        Numbers of the recognisers that are attacked; by default all.
+
+    Returns
+    -------
+    Evidence
+        Rows by target, then by speaker.
+    """
+    rows: list[tuple[Floats, Floats, float, int]] = []
+    names: list[str] = []
+    for pool in (0, 1):
+        numbers = [t for t, r in enumerate(design.recognisers) if r.pool == pool]
+        chosen = [t for t in numbers if targets is None or t in targets]
+        if not chosen:
+            continue
+        # All targets of a pool have the same shadows.
+        parts = [_of_shadows(attack.inputs, design, design.shadows(chosen[0]), features) for features in training]
+        inputs, members, speakers = (np.concatenate(column) for column in zip(*parts, strict=True))
+        attack.classifier.fit(inputs, members, speakers)
+        try:
+            threshold = threshold_at(attack.classifier.decision_function(inputs), members, fpr)
+        except UserError:
+            threshold = np.nan
+        candidates = design.speakers(pool)
+        for target in chosen:
+            found = _inputs(attack.inputs, design, target, design.shadows(target), heard, candidates)
+            mine = np.isin(candidates, design.recognisers[target].members)
+            rows.append((attack.classifier.decision_function(found), mine.astype(float), threshold, target))
+            names += candidates
+    sizes = [len(scores) for scores, *_ in rows]
+    return Evidence(
+        np.concatenate([scores for scores, *_ in rows]),
+        np.concatenate([members for _, members, *_ in rows]).astype(bool),
+        np.array(names),
+        np.repeat([target for *_, target in rows], sizes),
+        np.repeat([threshold for _, _, threshold, _ in rows], sizes),
+    )
+
+
+def _of_shadows(
+    inputs: str, design: SwapDesign, shadows: Sequence[int], features: Features
+) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:
+    """What a classifier learns on: inputs, members, speakers, of all shadows."""
+    speakers = design.speakers(design.recognisers[shadows[0]].pool)
+    found = [_inputs(inputs, design, shadow, shadows, features, speakers) for shadow in shadows]
+    members = [np.isin(speakers, design.recognisers[shadow].members) for shadow in shadows]
+    return np.concatenate(found), np.concatenate(members), np.tile(np.array(speakers), len(shadows))
+
+
+def _inputs(
+    inputs: str,
+    design: SwapDesign,
+    target: int,
+    references: Sequence[int],
+    features: Features,
+    speakers: Sequence[str],
+) -> Floats:
+    """What a classifier is given of speakers before one recogniser."""
+    observed = np.stack([features[target][speaker] for speaker in speakers])
+    if inputs == "features":
+        return observed
+    others = [number for number in references if number != target]
+    known = np.stack([[features[number][speaker] for number in others] for speaker in speakers])
+    for column, number in enumerate(others):
+        known[np.isin(speakers, design.recognisers[number].members), column] = np.nan
+    if inputs == "calibrated":
+        return calibrate(observed, known).score
+    pair = FEATURES.index("pair.mean")
+    return calibrate(observed[:, pair], known[:, :, pair]).residual[:, None]
+
+
+def default_attacks() -> dict[str, MembershipAttack]:
+    """The attacks of a report by name, the primary one first."""
+    from fl_privacy.attacks.membership.classifiers import Boosting, Logistic, PublishedMLP
+
+    return {
+        "pair.mean likelihood ratio": MembershipAttack(OneFeature(), "calibrated"),
+        "pair.mean calibrated": MembershipAttack(OneFeature(0), "residual"),
+        "pair.mean": MembershipAttack(OneFeature()),
+        "logistic": MembershipAttack(Logistic()),
+        "logistic calibrated": MembershipAttack(Logistic(), "calibrated"),
+        "boosting": MembershipAttack(Boosting()),
+        "boosting calibrated": MembershipAttack(Boosting(), "calibrated"),
+        "published-mlp": MembershipAttack(PublishedMLP()),
+    }

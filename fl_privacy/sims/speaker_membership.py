@@ -1,0 +1,304 @@
+"""Was this speaker's voice used? A speaker recogniser's leakage, measured on recognisers trained for it.
+
+SLMIA-SR (Chen, Zhang and Song 2024, arXiv 2309.07983) with swapped roles, and what is ahead of it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.membership.evidence import Evidence, Features, attack_targets, default_attacks
+from fl_privacy.attacks.membership.features import Imposters, membership_features
+from fl_privacy.attacks.membership.protocol import SwapDesign, Voices, split_voices, swap_design
+from fl_privacy.audit import SwappedAudit
+from fl_privacy.audit.claims import jsonable
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.corpora import Corpus
+from fl_privacy.errors import UserError
+from fl_privacy.sims.speaker_recognisers import Embeddings, RecogniserJob, embed_by_recognisers, read_embeddings
+from fl_privacy.sims.stages import RunFolder
+from fl_privacy.training.speaker import SpeakerTraining
+from fl_privacy.training.verification import verification_eer
+
+
+@dataclass(frozen=True)
+class SpeakerMembership:
+    """The settings of a run.
+
+    Attributes
+    ----------
+    corpus : str
+        A name, or ``package.module:function``.
+    root : str or None
+        The corpus's folder.
+    training : SpeakerTraining
+        Of targets, shadows and references alike.
+    imposters : int
+        Speakers that train no recogniser and are known to the attacker.
+    pairs : int
+        How often each of the two pools of speakers is halved: 4 times as many recognisers, each a target once.
+    voices : int
+        How many of a speaker's voices the attack hears.
+    ratios : tuple of float
+        Shares of these that were trained on, where the speaker is a member; the attack learns on all of them, and each
+        gets its own result.
+    chunk_frames : int
+        Split voices into chunks of this length, 10 ms each; 0: do not.
+    fpr : float
+        Wished false positive rate of the thresholds that shadows set.
+    attacks : tuple of str
+        Names out of `fl_privacy.attacks.membership.evidence.default_attacks`, the primary one first.
+    seed : int
+    processes : int
+        The results are the same for any number.
+    """
+
+    corpus: str = "an4"
+    root: str | None = None
+    training: SpeakerTraining = field(default_factory=SpeakerTraining)
+    imposters: int = 12
+    pairs: int = 4
+    voices: int = 5
+    ratios: tuple[float, ...] = (1.0, 0.0)
+    chunk_frames: int = 0
+    fpr: float = 0.05
+    attacks: tuple[str, ...] = tuple(default_attacks())
+    seed: int = 1
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.attacks) - set(default_attacks()))
+        if unknown or not self.attacks:
+            raise UserError(f"unknown membership attack {unknown[:1] or 'none'}. Known: {', '.join(default_attacks())}")
+        if self.voices < 2:
+            raise UserError(f"voices = {self.voices}: how close voices lie takes two at least")
+        if not self.ratios or not all(0.0 <= r <= 1.0 for r in self.ratios):
+            raise UserError(f"ratios = {self.ratios}: give shares from 0 to 1")
+        if not 0.0 < self.fpr < 1.0:
+            raise UserError(f"fpr = {self.fpr} must lie strictly between 0 and 1")
+
+
+@dataclass(frozen=True)
+class SpeakerMembershipResult:
+    """What a run found.
+
+    Attributes
+    ----------
+    audits : mapping of (str, float) to SwappedAudit
+        By attack and mixing ratio; decisions are positive log-odds.
+    at_threshold : mapping of (str, float) to SwappedAudit
+        The same with decisions at the threshold that shadows set; without attacks whose shadows were too few.
+    utility : mapping of str to float
+        Mean equal error rates over targets: ``eer_members`` on members' unseen voices, ``eer_nonmembers``.
+    queries : int
+        Voices sent to a target to judge all its candidates, imposters' included.
+    excluded : tuple of (str, str)
+        Speakers left out, and why.
+    settings : SpeakerMembership
+    """
+
+    audits: Mapping[tuple[str, float], SwappedAudit]
+    at_threshold: Mapping[tuple[str, float], SwappedAudit]
+    utility: Mapping[str, float]
+    queries: int
+    excluded: tuple[tuple[str, str], ...]
+    settings: SpeakerMembership
+
+    def claims(self) -> list[dict[str, Any]]:
+        """The rows of result.json."""
+        primary = self.settings.attacks[0]
+        return [
+            claim.to_dict()
+            for (name, r), audit in self.audits.items()
+            for claim in audit.claims(
+                primary=name == primary,
+                target=self.settings.training.encoder,
+                protocol="swapped roles",
+                seeds=(self.settings.seed,),
+                conditions={"r": r, "voices": self.settings.voices},
+            )
+        ]
+
+    def table(self) -> str:
+        """One line for each attack and ratio."""
+        s, eer = self.settings, self.utility
+        what = (
+            f"{s.corpus}: {s.training.encoder}, {s.training.loss}, {4 * s.pairs} targets, {s.voices} voices a speaker"
+        )
+        errors = f"EER {eer['eer_members']:.3f} on members' unseen voices, {eer['eer_nonmembers']:.3f} on non-members"
+        heads = f"{'r':<6}{'attack':<28}{'AUC':<24}{'accuracy':<24}{'TPR at FPR .01':<24}"
+        lines = [f"{what}; {errors}", f"{heads}TPR, FPR at shadows' {s.fpr:g}"]
+        for (name, r), audit in self.audits.items():
+            at = self.at_threshold.get((name, r))
+            rates = "unresolved" if at is None else f"{at.rates()[0].value:.3f}, {at.rates()[1].value:.3f}"
+            tpr = str(audit.tpr_at_fpr(0.01))
+            lines.append(f"{r:<6g}{name:<28}{audit.auc()!s:<24}{audit.accuracy()!s:<24}{tpr:<24}{rates}")
+        return "\n".join(lines)
+
+
+def run_speaker_membership(
+    settings: SpeakerMembership, out: Path, told: Callable[[int, int], None] | None = None
+) -> SpeakerMembershipResult:
+    """Train recognisers, attack each of them, and audit the attacks.
+
+    Stages that are done are not done again, and neither are recognisers of one that was cut off.
+
+    Parameters
+    ----------
+    settings : SpeakerMembership
+    out : Path
+        The run's folder: ``recognisers/``, ``attacks/scores.csv``, ``attacks/result.json``, ``attacks/table.txt``.
+    told : callable, optional
+        Told the number of a recogniser in training and how many steps of it are done.
+
+    Returns
+    -------
+    SpeakerMembershipResult
+
+    Raises
+    ------
+    UserError
+        Where the corpus has too few speakers or voices, or the folder holds another run.
+    """
+    what = {key: value for key, value in asdict(settings).items() if key not in ("attacks", "processes")}
+    with RunFolder(out, jsonable(what)).held() as folder:
+        corpus = Corpus.load(settings.corpus, settings.root)
+        voices, excluded = _usable_voices(corpus, settings)
+        design = swap_design(tuple(voices), settings.imposters, settings.pairs, settings.seed)
+        held = folder.stage("recognisers", lambda path: _embed(path, settings, design, voices, told), go_on="started")
+        tables = [read_embeddings(_file(held, number)) for number in range(len(design.recognisers))]
+        result = _attacked(settings, design, voices, excluded, tables)
+        attacks = out / "attacks"
+        attacks.mkdir(exist_ok=True)
+        write_atomically(attacks / "scores.csv", _scores(result))
+        write_atomically(attacks / "table.txt", result.table() + "\n")
+        rows = {"utility": result.utility, "queries": result.queries, "claims": result.claims()}
+        write_atomically(attacks / "result.json", json.dumps(jsonable(rows), indent=1) + "\n")
+    return result
+
+
+def _usable_voices(
+    corpus: Corpus, settings: SpeakerMembership
+) -> tuple[dict[str, Voices], tuple[tuple[str, str], ...]]:
+    by_speaker: dict[str, list[str]] = {}
+    for utterance in corpus:
+        by_speaker.setdefault(utterance.speaker, []).append(utterance.id)
+    sessions = {u.id: f"{u.speaker}/{u.labels['session']}" for u in corpus if "session" in u.labels}
+    voices = split_voices(by_speaker, settings.seed, sessions)
+    # Two voices of either kind: how close voices lie takes two.
+    left = {name: v for name, v in voices.items() if min(len(v.trained), len(v.unseen)) < 2}
+    excluded = tuple(
+        (name, f"{len(v.trained) + len(v.unseen)} voices; two of each half are needed") for name, v in left.items()
+    )
+    return {name: v for name, v in voices.items() if name not in left}, excluded
+
+
+def _file(folder: Path, number: int) -> Path:
+    return folder / f"recogniser-{number:02d}.npz"
+
+
+def _embed(
+    folder: Path,
+    settings: SpeakerMembership,
+    design: SwapDesign,
+    voices: Mapping[str, Voices],
+    told: Callable[[int, int], None] | None,
+) -> None:
+    (folder / "started").touch()
+    jobs = [
+        RecogniserJob(
+            settings.corpus,
+            settings.root,
+            recogniser,
+            voices,
+            settings.training,
+            settings.chunk_frames,
+            1000 * settings.seed + number,
+            str(_file(folder, number)),
+        )
+        for number, recogniser in enumerate(design.recognisers)
+    ]
+    embed_by_recognisers(jobs, settings.processes, told)
+
+
+def _attacked(
+    settings: SpeakerMembership,
+    design: SwapDesign,
+    voices: Mapping[str, Voices],
+    excluded: tuple[tuple[str, str], ...],
+    tables: Sequence[Embeddings],
+) -> SpeakerMembershipResult:
+    features = {r: _features(settings, design, voices, tables, r) for r in settings.ratios}
+    audits, at_threshold = {}, {}
+    attacks = default_attacks()
+    for r in settings.ratios:
+        for name in settings.attacks:
+            found = attack_targets(attacks[name], design, list(features.values()), features[r], fpr=settings.fpr)
+            audits[name, r] = _audit(name, found, found.scores)
+            if np.isfinite(found.thresholds).all():
+                at_threshold[name, r] = _audit(name, found, found.scores - found.thresholds)
+    imposters = sum(len(voices[name].trained) + len(voices[name].unseen) for name in design.imposters)
+    candidates = len(design.speakers(0)) * settings.voices
+    return SpeakerMembershipResult(
+        audits, at_threshold, _utility(design, voices, tables), imposters + candidates, excluded, settings
+    )
+
+
+def _audit(name: str, found: Evidence, decisions: NDArray[np.float64]) -> SwappedAudit:
+    return SwappedAudit(found.scores, found.members, found.speakers, found.targets, decisions=decisions, name=name)
+
+
+def _features(
+    settings: SpeakerMembership,
+    design: SwapDesign,
+    voices: Mapping[str, Voices],
+    tables: Sequence[Embeddings],
+    r: float,
+) -> Features:
+    """The features of every speaker before every recogniser, from one draw of voices."""
+    people = [*design.speakers(0), *design.speakers(1)]
+    heard = {
+        name: voices[name].draw(r, settings.voices, np.random.default_rng([settings.seed, 2, number, round(1000 * r)]))
+        for number, name in enumerate(people)
+    }
+    found = []
+    for table in tables:
+        imposters = Imposters.of([_all(table, voices[name]) for name in design.imposters])
+        rows = membership_features([np.concatenate([table[v] for v in heard[name]]) for name in people], imposters)
+        found.append(dict(zip(people, rows, strict=True)))
+    return found
+
+
+def _all(table: Embeddings, voices: Voices) -> NDArray[np.float32]:
+    return np.concatenate([table[voice] for voice in (*voices.trained, *voices.unseen)])
+
+
+def _utility(design: SwapDesign, voices: Mapping[str, Voices], tables: Sequence[Embeddings]) -> dict[str, float]:
+    members: list[float] = []
+    nonmembers: list[float] = []
+    for recogniser, table in zip(design.recognisers, tables, strict=True):
+        for people, found in ((recogniser.members, members), (recogniser.nonmembers, nonmembers)):
+            heard = [(name, voice) for name in people for voice in voices[name].unseen]
+            # A voice's embedding is the mean of its chunks'.
+            embeddings = np.stack([table[voice].mean(axis=0) for _, voice in heard])
+            found.append(verification_eer(embeddings, [name for name, _ in heard]))
+    return {"eer_members": float(np.mean(members)), "eer_nonmembers": float(np.mean(nonmembers))}
+
+
+def _scores(result: SpeakerMembershipResult) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["attack", "r", "target", "speaker", "member", "score"])
+    for (name, r), audit in result.audits.items():
+        for row in zip(audit.targets, audit.speakers, audit.members.astype(int), audit.scores, strict=True):
+            writer.writerow([name, r, *row])
+    return out.getvalue()
