@@ -15,9 +15,12 @@ from ._placement import Placed, placed_interval
 from ._pulls import correlation_of, mover
 from ._units import Names, names_of
 from .claims import Claim, Estimate
+from .controls import PValue, permutation_p_value
 from .metrics import Floats
 
 FPRS = (0.01, 0.001)
+
+_LEAST = 0.25
 
 
 class SwappedAudit:
@@ -94,10 +97,12 @@ class SwappedAudit:
         """Mean over targets of the AUC within a target; an interval over speakers.
 
         That of `intervals.auc_interval`, with the pull of a speaker added up over all its rows: what a speaker gives as
-        a member and takes as a non-member is not counted as independent.
+        a member and takes as a non-member is not counted as independent. Averaging over targets can bring the variance
+        below Hanley and McNeil's for one target with as many speakers, down to a quarter of it here: simulated coverage
+        at 12 to 72 speakers, 4 to 8 targets, AUCs of .5 to 1 and speakers with steady parts of any size was .94 to 1.
         """
         placed = self._placed()
-        return self._estimate(placed.value, placed_interval(placed, self.confidence))
+        return self._estimate(placed.value, placed_interval(placed, self.confidence, _LEAST))
 
     def difference(self, other: SwappedAudit) -> Estimate:
         """AUC of this attack less that of another on the same rows, in the same order.
@@ -113,12 +118,49 @@ class SwappedAudit:
         mine, theirs = self._placed(), other._placed()
         ends = mover(
             mine.value,
-            placed_interval(mine, self.confidence),
+            placed_interval(mine, self.confidence, _LEAST),
             theirs.value,
-            placed_interval(theirs, self.confidence),
+            placed_interval(theirs, self.confidence, _LEAST),
             correlation_of(mine, theirs),
         )
         return self._estimate(mine.value - theirs.value, (max(ends[0], -1.0), min(ends[1], 1.0)))
+
+    def permutation(self, n: int, seed: int) -> PValue:
+        """How often speakers with each other's roles do at least as well.
+
+        All roles of a speaker move together to another speaker who was judged before the same targets, so that every
+        target keeps its numbers.
+
+        Parameters
+        ----------
+        n : int
+            Permutations.
+        seed : int
+
+        Raises
+        ------
+        UserError
+            If there is none, or speakers were not judged in groups before the same targets.
+        """
+        if n < 1:
+            raise UserError(f"a permutation test needs a permutation at least; got {n}")
+        rng = np.random.default_rng(seed)
+        names, targets = np.unique(self.speakers), np.unique(self.targets)
+        scores, roles = (np.full((names.size, targets.size), np.nan) for _ in range(2))
+        at = np.searchsorted(names, self.speakers), np.searchsorted(targets, self.targets)
+        scores[at], roles[at] = self.scores, self.members
+        if np.isfinite(scores).sum() != self.scores.size:
+            raise UserError("a permutation test needs one row for each speaker before a target")
+        groups: dict[bytes, list[int]] = {}
+        for number, row in enumerate(np.isfinite(scores)):
+            groups.setdefault(row.tobytes(), []).append(number)
+        null = []
+        for _ in range(n):
+            moved = roles.copy()
+            for rows in groups.values():
+                moved[rows] = roles[rng.permutation(rows)]
+            null.append(np.mean([_auc_where(scores[:, t], moved[:, t]) for t in range(targets.size)]))
+        return permutation_p_value(self.auc().value or 0.0, null)
 
     def accuracy(self) -> Estimate:
         """Fraction of right decisions over all rows."""
@@ -188,3 +230,7 @@ class SwappedAudit:
 
     def _estimate(self, value: float, ends: tuple[float, float]) -> Estimate:
         return Estimate(value, *ends, self.confidence, self._n_members, self._n_nonmembers, self.n_speakers)
+
+
+def _auc_where(scores: Floats, members: Floats) -> float:
+    return metrics.auc(scores[members == 1], scores[members == 0])

@@ -108,3 +108,19 @@ def test_mistakes_are_named():
         SwappedAudit(scores, members[:-1], speakers, targets)
     with pytest.raises(UserError, match="NaN|finite"):
         SwappedAudit(np.where(np.arange(scores.size) == 3, np.nan, scores), members, speakers, targets)
+
+
+def test_permuted_roles_are_as_good_where_there_is_nothing():
+    found = [
+        SwappedAudit(*swapped(np.random.default_rng([10, i]), shift=0.0)).permutation(19, i).value for i in range(60)
+    ]
+    assert np.mean(np.array(found) <= 0.1) <= 0.2 and np.mean(np.array(found) <= 0.5) == pytest.approx(0.5, abs=0.2)
+    told = SwappedAudit(*swapped(np.random.default_rng(11), shift=3.0)).permutation(19, 0)
+    assert told.value == told.smallest == 0.05 and told.n == 19
+
+
+def test_averaging_over_targets_narrows_the_interval():
+    columns = swapped(np.random.default_rng(12), speakers=72, targets=8, steady=0.0)
+    whole = SwappedAudit(*columns).auc()
+    one = SwappedAudit(*(column[:72] for column in columns)).auc()
+    assert whole.high - whole.low < 0.6 * (one.high - one.low)
