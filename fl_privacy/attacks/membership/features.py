@@ -62,7 +62,9 @@ FEATURES: tuple[str, ...] = tuple(name for name in ALL_FEATURES if name not in _
 """Names of the 103 features, in the order of the columns."""
 
 _SMALLEST_NORM = 1e-8
-_BLOCK = 2**19  # similarities at a time: 2 MiB, which a core's cache holds
+_BLOCK = 2**18  # similarities at a time: 1 MiB, which a core's cache holds
+_ROWS = 128  # voices at a time: fewer make slow products
+_NUMBERS = 2**21  # statistics of imposters' voices that are held for the speakers of these voices, times 4
 
 
 def feature_names(*, compat: bool = False) -> tuple[str, ...]:
@@ -164,7 +166,7 @@ def membership_features(
     compat : bool
         Give the 120 columns of the public code; the imposters must have been prepared in the same form.
     block : int
-        How many similarities of one speaker are held at a time; whatever the number of voices, memory beyond that is a
+        How many similarities are held at a time; whatever the number of voices, memory beyond that is a
         few numbers for each imposter's voice.
 
     Returns
@@ -179,15 +181,29 @@ def membership_features(
     """
     checked = _checked(speakers, "speaker", least=2, dimension=imposters.dimension)
     rows = np.empty((len(checked), len(ALL_FEATURES)))
-    for row, voices in zip(rows, checked, strict=True):
-        row[:] = _features(voices, imposters, compat, block)
+    done = 0
+    while done < len(checked):
+        together = _together(checked[done:], len(imposters.voices))
+        units = [_unit(voices.astype(np.float64)) for voices in together]
+        extremes = _extremes(units, imposters, block)
+        for voices, unit, found in zip(together, units, extremes, strict=True):
+            rows[done] = _features(voices, unit, found, imposters, compat)
+            done += 1
     return rows if compat else rows[:, DISTINCT]
 
 
-def _features(voices: NDArray[np.floating], imposters: Imposters, compat: bool, block: int) -> Floats:
+def _together(speakers: list[NDArray[np.floating]], m: int) -> list[NDArray[np.floating]]:
+    """The first few speakers: enough voices for an efficient product, few enough for memory."""
+    voices = np.cumsum([len(s) for s in speakers[:_ROWS]])
+    count = int(np.searchsorted(voices, _ROWS)) + 1
+    return speakers[: max(1, min(count, _NUMBERS // m))]
+
+
+def _features(
+    voices: NDArray[np.floating], unit: Floats, extremes: _Extremes, imposters: Imposters, compat: bool
+) -> Floats:
     ddof = 1 if compat else 0
     exact: Floats = voices.astype(np.float64)
-    unit = _unit(exact)
     if not compat:
         exact = unit
     mu = _unit(exact.mean(axis=0))
@@ -202,7 +218,7 @@ def _features(voices: NDArray[np.floating], imposters: Imposters, compat: bool, 
         _reduced(_by_imposter(to_voices, imposters, ddof), ddof),
         _reduced(between.ravel(), ddof, leading=len(between)),
         *(_reduced(_over(between, axis, ddof), ddof) for axis in (0, 1)),
-        *_voice_to_voice(unit, imposters, ddof, block),
+        *_voice_to_voice(unit, extremes, imposters, ddof),
     ]
     return np.concatenate([part.ravel() for part in parts])
 
@@ -237,30 +253,57 @@ def _over(matrix: Floats, axis: int, ddof: int) -> Floats:
     return _reduced(matrix if axis == 1 else matrix.T, ddof).T
 
 
-def _voice_to_voice(unit: Floats, imposters: Imposters, ddof: int, block: int) -> tuple[Floats, Floats, Floats]:
-    """The nine groups of i_i, reduced: shapes (4,), (4, 4), (4, 4); from blocks of the similarities (n, m)."""
-    n, m = len(unit), len(imposters.voices)
-    narrow = unit.astype(np.float32)
-    by_imposter = np.empty((4, m), dtype=np.float64)
-    highest, lowest = np.full(n, -np.inf), np.full(n, np.inf)
-    step = max(1, block // n)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Extremes:
+    """What of a speaker's similarities to imposters' voices (n, m) takes the whole table.
+
+    Attributes
+    ----------
+    highest, lowest : ndarray, shape (n,)
+        Of each of the speaker's voices.
+    by_imposter : ndarray, shape (4, m)
+        Mean, sum of squares about it, highest and lowest of each imposter's voice.
+    """
+
+    highest: Floats
+    lowest: Floats
+    by_imposter: Floats
+
+
+def _extremes(units: Sequence[Floats], imposters: Imposters, block: int) -> list[_Extremes]:
+    """Go through the similarities of several speakers in blocks."""
+    m = len(imposters.voices)
+    found = [_Extremes(np.full(len(u), -np.inf), np.full(len(u), np.inf), np.empty((4, m))) for u in units]
+    narrow = np.concatenate(units).astype(np.float32)
+    ends = np.cumsum([len(unit) for unit in units])
+    step = max(1, block // len(narrow))
     for start in range(0, m, step):
         chosen = slice(start, start + step)
-        similar = narrow @ imposters.voices[chosen].T
-        np.maximum(highest, similar.max(axis=1), out=highest)
-        np.minimum(lowest, similar.min(axis=1), out=lowest)
-        by_imposter[2, chosen] = similar.min(axis=0)
-        by_imposter[3, chosen] = similar.max(axis=0)
-        mean = similar.mean(axis=0)
-        by_imposter[0, chosen] = mean
-        similar -= mean
-        by_imposter[1, chosen] = np.einsum("nm,nm->m", similar, similar)
-    by_imposter[[0, 2, 3]] = 1.0 - by_imposter[[0, 2, 3]]
-    by_imposter[1] = np.sqrt(by_imposter[1] / (n - _freedom(n, ddof)))
+        product = narrow @ imposters.voices[chosen].T
+        for speaker, similar in zip(found, np.split(product, ends[:-1]), strict=True):
+            np.maximum(speaker.highest, similar.max(axis=1), out=speaker.highest)
+            np.minimum(speaker.lowest, similar.min(axis=1), out=speaker.lowest)
+            mean = similar.mean(axis=0)
+            speaker.by_imposter[0, chosen] = mean
+            speaker.by_imposter[2, chosen] = similar.max(axis=0)
+            speaker.by_imposter[3, chosen] = similar.min(axis=0)
+            similar -= mean
+            speaker.by_imposter[1, chosen] = np.einsum("nm,nm->m", similar, similar)
+    return found
+
+
+def _voice_to_voice(
+    unit: Floats, extremes: _Extremes, imposters: Imposters, ddof: int
+) -> tuple[Floats, Floats, Floats]:
+    """The nine groups of i_i, reduced: shapes (4,), (4, 4), (4, 4)."""
+    n, m = len(unit), len(imposters.voices)
+    similar, squares, highest, lowest = extremes.by_imposter
+    by_imposter = np.stack([1.0 - similar, np.sqrt(squares / (n - _freedom(n, ddof))), 1.0 - lowest, 1.0 - highest])
     # Mean and variance over all imposters' voices need their mean and covariance alone.
     mean = 1.0 - unit @ imposters.total
     variance = np.maximum(np.einsum("nd,nd->n", unit @ imposters.scatter, unit), 0.0)
-    by_voice = np.stack([mean, np.sqrt(variance * m / (m - _freedom(m, ddof))), 1.0 - lowest, 1.0 - highest])
+    spread = np.sqrt(variance * m / (m - _freedom(m, ddof)))
+    by_voice = np.stack([mean, spread, 1.0 - extremes.lowest, 1.0 - extremes.highest])
     values = n * m
     flat = (variance.mean() + mean.var()) * values / (values - _freedom(m, ddof))
     overall = np.array([mean.mean(), np.sqrt(flat), by_voice[2].max(), by_voice[3].min()])
