@@ -20,10 +20,11 @@ from fl_privacy.attacks.membership.evidence import Evidence, Features, attack_ta
 from fl_privacy.attacks.membership.features import Imposters, membership_features
 from fl_privacy.attacks.membership.protocol import SwapDesign, Voices, split_voices, swap_design
 from fl_privacy.audit import SwappedAudit
-from fl_privacy.audit.claims import jsonable
+from fl_privacy.audit.claims import Control, jsonable
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
+from fl_privacy.models.encoder import vectors_of
 from fl_privacy.sims.speaker_recognisers import Embeddings, RecogniserJob, embed_by_recognisers, read_embeddings
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.speaker import SpeakerTraining
@@ -41,9 +42,14 @@ class SpeakerMembership:
     root : str or None
         The corpus's folder.
     training : SpeakerTraining
-        Of targets, shadows and references alike.
+        Of the targets.
+    shadow : SpeakerTraining or None
+        Of shadows and references, where the attacker does not know how the targets were trained; None: alike.
+    access : str
+        "white-box": the attack sees embeddings; "scores": cosine similarities of voices alone, of which it makes the
+        same features.
     imposters : int
-        Speakers that train no recogniser and are known to the attacker.
+        Speakers, at least, that train no recogniser and are known to the attacker.
     pairs : int
         How often each of the two pools of speakers is halved: 4 times as many recognisers, each a target once.
     voices : int
@@ -57,6 +63,8 @@ class SpeakerMembership:
         Wished false positive rate of the thresholds that shadows set.
     attacks : tuple of str
         Names out of `fl_privacy.attacks.membership.evidence.default_attacks`, the primary one first.
+    permutations : int
+        Of the speakers' roles, for p-values.
     seed : int
     processes : int
         The results are the same for any number.
@@ -65,6 +73,8 @@ class SpeakerMembership:
     corpus: str = "an4"
     root: str | None = None
     training: SpeakerTraining = field(default_factory=SpeakerTraining)
+    shadow: SpeakerTraining | None = None
+    access: str = "white-box"
     imposters: int = 12
     pairs: int = 4
     voices: int = 5
@@ -72,6 +82,7 @@ class SpeakerMembership:
     chunk_frames: int = 0
     fpr: float = 0.05
     attacks: tuple[str, ...] = tuple(default_attacks())
+    permutations: int = 200
     seed: int = 1
     processes: int = 1
 
@@ -79,6 +90,10 @@ class SpeakerMembership:
         unknown = sorted(set(self.attacks) - set(default_attacks()))
         if unknown or not self.attacks:
             raise UserError(f"unknown membership attack {unknown[:1] or 'none'}. Known: {', '.join(default_attacks())}")
+        if self.access not in ("white-box", "scores"):
+            raise UserError(f'access = {self.access!r}: give "white-box" (embeddings) or "scores" (similarities)')
+        if self.permutations < 1:
+            raise UserError(f"permutations = {self.permutations} must be positive")
         if self.voices < 2:
             raise UserError(f"voices = {self.voices}: how close voices lie takes two at least")
         if not self.ratios or not all(0.0 <= r <= 1.0 for r in self.ratios):
@@ -128,12 +143,39 @@ class SpeakerMembershipResult:
             )
         ]
 
+    def controls(self) -> list[dict[str, Any]]:
+        """The controls of result.json: each attack's AUC against permuted roles, and less that of `pair.mean` alone."""
+        rows = []
+        for (name, r), audit in self.audits.items():
+            estimate = audit.auc()
+            shared: dict[str, Any] = {
+                "attack": name,
+                "of": name,
+                "unit": "speaker",
+                "attribute": "membership",
+                "metric": "auc",
+                "target": self.settings.training.encoder,
+                "protocol": "swapped roles",
+                "seeds": (self.settings.seed,),
+                "conditions": {"r": r, "voices": self.settings.voices},
+            }
+            p = audit.permutation(self.settings.permutations, self.settings.seed)
+            rows.append(
+                Control(
+                    **shared, **vars(estimate), control="permutation", n_permutations=p.n, p_value=p.value
+                ).to_dict()
+            )
+            one = self.audits.get(("pair.mean", r))
+            if one is not None and one is not audit:
+                less = audit.difference(one)
+                rows.append(Control(**shared, **vars(less), control="less pair.mean alone").to_dict())
+        return rows
+
     def table(self) -> str:
         """One line for each attack and ratio."""
         s, eer = self.settings, self.utility
-        what = (
-            f"{s.corpus}: {s.training.encoder}, {s.training.loss}, {4 * s.pairs} targets, {s.voices} voices a speaker"
-        )
+        kind = s.training.encoder if s.shadow is None else f"{s.training.encoder} (shadows {s.shadow.encoder})"
+        what = f"{s.corpus}: {kind}, {s.training.loss}, {4 * s.pairs} targets, {s.voices} voices a speaker"
         errors = f"EER {eer['eer_members']:.3f} on members' unseen voices, {eer['eer_nonmembers']:.3f} on non-members"
         heads = f"{'r':<6}{'attack':<28}{'AUC':<24}{'accuracy':<24}{'TPR at FPR .01':<24}"
         lines = [f"{what}; {errors}", f"{heads}TPR, FPR at shadows' {s.fpr:g}"]
@@ -169,19 +211,35 @@ def run_speaker_membership(
     UserError
         Where the corpus has too few speakers or voices, or the folder holds another run.
     """
-    what = {key: value for key, value in asdict(settings).items() if key not in ("attacks", "processes")}
+    changing = ("attacks", "processes", "permutations", "access")  # nothing that a stage writes depends on them
+    what = {key: value for key, value in asdict(settings).items() if key not in changing}
     with RunFolder(out, jsonable(what)).held() as folder:
         corpus = Corpus.load(settings.corpus, settings.root)
         voices, excluded = _usable_voices(corpus, settings)
         design = swap_design(tuple(voices), settings.imposters, settings.pairs, settings.seed)
-        held = folder.stage("recognisers", lambda path: _embed(path, settings, design, voices, told), go_on="started")
-        tables = [read_embeddings(_file(held, number)) for number in range(len(design.recognisers))]
-        result = _attacked(settings, design, voices, excluded, tables)
+        kinds = {"recognisers": settings.training}
+        if settings.shadow is not None:
+            kinds["shadows"] = settings.shadow
+        found = []
+        for name, training in kinds.items():
+
+            def work(path: Path, training: SpeakerTraining = training) -> None:
+                _embed(path, settings, training, design, voices, told)
+
+            held = folder.stage(name, work, go_on="started")
+            tables = [read_embeddings(_file(held, number)) for number in range(len(design.recognisers))]
+            found.append([_seen(table, settings.access) for table in tables])
+        result = _attacked(settings, design, voices, excluded, found[0], found[-1])
         attacks = out / "attacks"
         attacks.mkdir(exist_ok=True)
         write_atomically(attacks / "scores.csv", _scores(result))
         write_atomically(attacks / "table.txt", result.table() + "\n")
-        rows = {"utility": result.utility, "queries": result.queries, "claims": result.claims()}
+        rows = {
+            "utility": result.utility,
+            "queries": result.queries,
+            "claims": result.claims(),
+            "controls": result.controls(),
+        }
         write_atomically(attacks / "result.json", json.dumps(jsonable(rows), indent=1) + "\n")
     return result
 
@@ -209,6 +267,7 @@ def _file(folder: Path, number: int) -> Path:
 def _embed(
     folder: Path,
     settings: SpeakerMembership,
+    training: SpeakerTraining,
     design: SwapDesign,
     voices: Mapping[str, Voices],
     told: Callable[[int, int], None] | None,
@@ -220,7 +279,7 @@ def _embed(
             settings.root,
             recogniser,
             voices,
-            settings.training,
+            training,
             settings.chunk_frames,
             1000 * settings.seed + number,
             str(_file(folder, number)),
@@ -236,13 +295,18 @@ def _attacked(
     voices: Mapping[str, Voices],
     excluded: tuple[tuple[str, str], ...],
     tables: Sequence[Embeddings],
+    shadow_tables: Sequence[Embeddings],
 ) -> SpeakerMembershipResult:
-    features = {r: _features(settings, design, voices, tables, r) for r in settings.ratios}
+    shadows = {r: _features(settings, design, voices, shadow_tables, r) for r in settings.ratios}
+    alike = settings.shadow is None
+    targets = shadows if alike else {r: _features(settings, design, voices, tables, r) for r in settings.ratios}
     audits, at_threshold = {}, {}
     attacks = default_attacks()
     for r in settings.ratios:
         for name in settings.attacks:
-            found = attack_targets(attacks[name], design, list(features.values()), features[r], fpr=settings.fpr)
+            found = attack_targets(
+                attacks[name], design, list(shadows.values()), targets[r], fpr=settings.fpr, references=shadows[r]
+            )
             audits[name, r] = _audit(name, found, found.scores)
             if np.isfinite(found.thresholds).all():
                 at_threshold[name, r] = _audit(name, found, found.scores - found.thresholds)
@@ -251,6 +315,16 @@ def _attacked(
     return SpeakerMembershipResult(
         audits, at_threshold, _utility(design, voices, tables), imposters + candidates, excluded, settings
     )
+
+
+def _seen(table: Embeddings, access: str) -> Embeddings:
+    """What the attacker works with: embeddings, or vectors of the same similarities."""
+    if access == "white-box":
+        return table
+    ids, ends = list(table), np.cumsum([len(rows) for rows in table.values()])[:-1]
+    rows = np.concatenate(list(table.values()))
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-8)
+    return dict(zip(ids, np.split(vectors_of(unit @ unit.T), ends), strict=True))
 
 
 def _audit(name: str, found: Evidence, decisions: NDArray[np.float64]) -> SwappedAudit:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from scipy.stats import spearmanr
 
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_membership import SpeakerMembership, run_speaker_membership
@@ -35,7 +36,15 @@ def speech(tmp_path_factory):
 
 def quick(speech, **changes):
     training = SpeakerTraining(steps=4, speakers_per_batch=3, crops_per_speaker=2, crop_frames=20)
-    given = {"imposters": 2, "pairs": 2, "voices": 3, "fpr": 0.2, "attacks": ATTACKS, "training": training}
+    given = {
+        "imposters": 2,
+        "pairs": 2,
+        "voices": 3,
+        "fpr": 0.2,
+        "permutations": 30,
+        "attacks": ATTACKS,
+        "training": training,
+    }
     return SpeakerMembership("folder", str(speech), **{**given, **changes})
 
 
@@ -64,8 +73,18 @@ def test_a_run_from_speech_to_claims(speech, tmp_path: Path):
         if (row["attack"], row["r"]) == ("pair.mean", "1.0"):
             by_speaker.setdefault(row["speaker"], []).append(int(row["member"]))
     assert all(sum(roles) == 2 and len(roles) == 4 for roles in by_speaker.values())
+    controls = {(c["control"], c["of"], c["conditions"]["r"]): c for c in written["controls"]}
+    assert len(controls) == 2 * (3 + 2)
+    assert controls["permutation", "pair.mean", 0.0]["n_permutations"] == 30
+    less = controls["less pair.mean alone", "logistic", 1.0]["value"]
+    assert less == pytest.approx(result.audits["logistic", 1.0].auc().value - audit.auc().value)
     table = (tmp_path / "run" / "attacks" / "table.txt").read_text()
     assert "pair.mean likelihood ratio" in table and "8 targets, 3 voices a speaker; EER" in table
+
+    # Similarities alone give the same features, and so nearly the same scores.
+    scored = run_speaker_membership(quick(speech, access="scores"), tmp_path / "run")
+    for key in (("pair.mean", 1.0), ("pair.mean likelihood ratio", 0.0)):
+        np.testing.assert_allclose(scored.audits[key].scores, result.audits[key].scores, atol=0.1)
 
     # Recognisers are not trained again for other attacks; other settings do not mix into the folder.
     told.clear()
@@ -91,6 +110,23 @@ def test_a_run_that_was_cut_off_goes_on(speech, tmp_path: Path):
         np.testing.assert_array_equal(audit.scores, second.audits[key].scores)
 
 
+def test_shadows_of_another_kind(speech, tmp_path: Path):
+    other = SpeakerTraining("lstm", "ge2e", 2, 3, 2, 20)
+    result = run_speaker_membership(quick(speech, shadow=other, ratios=(1.0,)), tmp_path / "run")
+    sizes = []
+    for kind in ("recognisers", "shadows"):
+        with np.load(tmp_path / "run" / kind / "recogniser-07.npz") as held:
+            sizes.append(held["embeddings"].min() >= 0)
+    assert sizes == [False, True], "an LSTM's embeddings have no negative numbers"
+    assert "x-vector (shadows lstm)" in result.table()
+    alike = run_speaker_membership(quick(speech, ratios=(1.0,)), tmp_path / "alike")
+    first, second = (r.audits["pair.mean", 1.0] for r in (result, alike))
+    for target in range(8):  # the same targets heard, judged on another scale
+        mine = first.targets == target
+        assert abs(spearmanr(first.scores[mine], second.scores[mine]).statistic) == pytest.approx(1.0)
+    assert not np.allclose(first.scores, second.scores)
+
+
 def test_chunks_count_as_voices(speech, tmp_path: Path):
     result = run_speaker_membership(quick(speech, chunk_frames=10, ratios=(0.5,)), tmp_path / "run")
     assert {r for _, r in result.audits} == {0.5}
@@ -104,6 +140,8 @@ def test_chunks_count_as_voices(speech, tmp_path: Path):
         ({"attacks": ("magic",)}, "unknown membership attack .*magic.*Known: pair.mean"),
         ({"voices": 1}, "how close voices lie takes two at least"),
         ({"ratios": (1.2,)}, "give shares from 0 to 1"),
+        ({"access": "label"}, 'give "white-box" .embeddings. or "scores"'),
+        ({"permutations": 0}, "permutations = 0 must be positive"),
         ({"fpr": 0.0}, "fpr = 0.0 must lie strictly between"),
     ],
 )

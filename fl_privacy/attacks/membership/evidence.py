@@ -73,6 +73,7 @@ def attack_targets(
     heard: Features,
     *,
     fpr: float,
+    references: Features | None = None,
     targets: Sequence[int] | None = None,
 ) -> Evidence:
     """Fit an attack on shadow recognisers and let it tell of the targets' candidates.
@@ -84,11 +85,14 @@ def attack_targets(
         Says which recognisers are whose shadows; they are the target's references too, none of which knows any of its
         candidates.
     training : sequence of Features
-        What the attack learns on: the features at one or several mixing ratios ("mixing-ratio training").
+        What the attack learns on, before the shadow recognisers: the features at one or several mixing ratios
+        ("mixing-ratio training").
     heard : Features
-        What it is asked about.
+        What it is asked about, before the targets.
     fpr : float
         Wished false positive rate of the thresholds.
+    references : Features, optional
+        The voices of `heard` before the shadow recognisers, where these are not of the targets' kind.
     targets : sequence of int, optional
         Numbers of the recognisers that are attacked; by default all.
 
@@ -114,7 +118,8 @@ def attack_targets(
             threshold = np.nan
         candidates = design.speakers(pool)
         for target in chosen:
-            found = _inputs(attack.inputs, design, target, design.shadows(target), heard, candidates)
+            shadows = design.shadows(target)
+            found = _inputs(attack.inputs, design, target, shadows, heard, references or heard, candidates)
             mine = np.isin(candidates, design.recognisers[target].members)
             rows.append((attack.classifier.decision_function(found), mine.astype(float), threshold, target))
             names += candidates
@@ -133,7 +138,7 @@ def _of_shadows(
 ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:
     """What a classifier learns on: inputs, members, speakers, of all shadows."""
     speakers = design.speakers(design.recognisers[shadows[0]].pool)
-    found = [_inputs(inputs, design, shadow, shadows, features, speakers) for shadow in shadows]
+    found = [_inputs(inputs, design, shadow, shadows, features, features, speakers) for shadow in shadows]
     members = [np.isin(speakers, design.recognisers[shadow].members) for shadow in shadows]
     return np.concatenate(found), np.concatenate(members), np.tile(np.array(speakers), len(shadows))
 
@@ -143,15 +148,16 @@ def _inputs(
     design: SwapDesign,
     target: int,
     references: Sequence[int],
-    features: Features,
+    heard: Features,
+    before_references: Features,
     speakers: Sequence[str],
 ) -> Floats:
     """What a classifier is given of speakers before one recogniser."""
-    observed = np.stack([features[target][speaker] for speaker in speakers])
+    observed = np.stack([heard[target][speaker] for speaker in speakers])
     if inputs == "features":
         return observed
     others = [number for number in references if number != target]
-    known = np.stack([[features[number][speaker] for number in others] for speaker in speakers])
+    known = np.stack([[before_references[number][speaker] for number in others] for speaker in speakers])
     for column, number in enumerate(others):
         known[np.isin(speakers, design.recognisers[number].members), column] = np.nan
     if inputs == "calibrated":
