@@ -59,12 +59,16 @@ class LogMel(nn.Module):
         -------
         Tensor, (n, frames, mels)
         """
+        logarithms = self.logarithms(waves)
+        return logarithms - logarithms.mean(dim=1, keepdim=True)
+
+    def logarithms(self, waves: Tensor) -> Tensor:
+        """Return the logarithms themselves (n, frames, mels)."""
         # Reflection at the ends needs more samples than half a window.
         lacking = max(0, 201 - waves.shape[-1])
         energies = self.spectrogram(functional.pad(waves, (0, lacking)))
-        logarithms = torch.log(energies + 1e-6).transpose(1, 2)
-        centred: Tensor = logarithms - logarithms.mean(dim=1, keepdim=True)
-        return centred
+        found: Tensor = torch.log(energies + 1e-6).transpose(1, 2)
+        return found
 
 
 class _TDNN(nn.Sequential):

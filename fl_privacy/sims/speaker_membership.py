@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_privacy.attacks.membership.baselines import hardest_pairs, learned_similarity, pair_quantiles
 from fl_privacy.attacks.membership.evidence import Evidence, Features, attack_targets, default_attacks
-from fl_privacy.attacks.membership.features import Imposters, membership_features
+from fl_privacy.attacks.membership.features import FEATURES, Imposters, membership_features
 from fl_privacy.attacks.membership.protocol import SwapDesign, Voices, split_voices, swap_design
 from fl_privacy.audit import SwappedAudit
 from fl_privacy.audit.claims import Control, jsonable
@@ -229,7 +230,8 @@ def run_speaker_membership(
             held = folder.stage(name, work, go_on="started")
             tables = [read_embeddings(_file(held, number)) for number in range(len(design.recognisers))]
             found.append([_seen(table, settings.access) for table in tables])
-        result = _attacked(settings, design, voices, excluded, found[0], found[-1])
+        inputs = read_embeddings(_file(folder.path / "recognisers", len(design.recognisers)))
+        result = _attacked(settings, design, voices, excluded, found[0], found[-1], inputs)
         attacks = out / "attacks"
         attacks.mkdir(exist_ok=True)
         write_atomically(attacks / "scores.csv", _scores(result))
@@ -284,7 +286,7 @@ def _embed(
             1000 * settings.seed + number,
             str(_file(folder, number)),
         )
-        for number, recogniser in enumerate(design.recognisers)
+        for number, recogniser in enumerate([*design.recognisers, None])
     ]
     embed_by_recognisers(jobs, settings.processes, told)
 
@@ -296,12 +298,15 @@ def _attacked(
     excluded: tuple[tuple[str, str], ...],
     tables: Sequence[Embeddings],
     shadow_tables: Sequence[Embeddings],
+    inputs: Embeddings,
 ) -> SpeakerMembershipResult:
-    shadows = {r: _features(settings, design, voices, shadow_tables, r) for r in settings.ratios}
-    alike = settings.shadow is None
-    targets = shadows if alike else {r: _features(settings, design, voices, tables, r) for r in settings.ratios}
+    def rows(of: Sequence[Embeddings]) -> dict[float, Features]:
+        return {r: _features(settings, design, voices, of, inputs, r) for r in settings.ratios}
+
+    shadows = rows(shadow_tables)
+    targets = shadows if settings.shadow is None else rows(tables)
     audits, at_threshold = {}, {}
-    attacks = default_attacks()
+    attacks = default_attacks(settings.voices)
     for r in settings.ratios:
         for name in settings.attacks:
             found = attack_targets(
@@ -336,19 +341,31 @@ def _features(
     design: SwapDesign,
     voices: Mapping[str, Voices],
     tables: Sequence[Embeddings],
+    inputs: Embeddings,
     r: float,
 ) -> Features:
-    """The features of every speaker before every recogniser, from one draw of voices."""
+    """What attacks look at of every speaker before every recogniser, from one draw of voices."""
     people = [*design.speakers(0), *design.speakers(1)]
     heard = {
         name: voices[name].draw(r, settings.voices, np.random.default_rng([settings.seed, 2, number, round(1000 * r)]))
         for number, name in enumerate(people)
     }
     found = []
+    chosen = [default_attacks(settings.voices)[name].columns for name in settings.attacks]
+    baselines = any(columns is not None and max(columns) >= len(FEATURES) for columns in chosen)
+    looks = [np.concatenate([inputs[voice] for voice in heard[name]]) for name in people]
+    pairs = settings.voices * (settings.voices - 1) // 2
     for table in tables:
-        imposters = Imposters.of([_all(table, voices[name]) for name in design.imposters])
-        rows = membership_features([np.concatenate([table[v] for v in heard[name]]) for name in people], imposters)
-        found.append(dict(zip(people, rows, strict=True)))
+        others = [_all(table, voices[name]) for name in design.imposters]
+        mine = [np.concatenate([table[voice] for voice in heard[name]]) for name in people]
+        columns = [membership_features(mine, Imposters.of(others))]
+        if baselines:
+            columns += [
+                np.stack([pair_quantiles(rows, pairs) for rows in mine]),
+                np.stack([hardest_pairs(rows, look) for rows, look in zip(mine, looks, strict=True)]),
+                learned_similarity(others, mine, seed=settings.seed)[:, None],
+            ]
+        found.append(dict(zip(people, np.concatenate(columns, axis=1), strict=True)))
     return found
 
 

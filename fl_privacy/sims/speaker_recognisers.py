@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +30,7 @@ class RecogniserJob:
     corpus, root : str
         Where the voices are.
     recogniser : Recogniser or None
-        Whom it is trained on; None for random weights.
+        Whom it is trained on; None for no recogniser at all: the voices' mean log-mel energies.
     voices : mapping of str to Voices
         Of every speaker.
     training : SpeakerTraining
@@ -80,21 +81,18 @@ def _waves(corpus: str, root: str | None) -> dict[str, NDArray[np.float32]]:
 
 def _train_and_embed(job: RecogniserJob, told: Told) -> None:
     from fl_privacy._processes import one_thread
-    from fl_privacy._randomness import own_randomness
     from fl_privacy.models.encoder import SpeakerEncoder
-    from fl_privacy.models.speaker import make_encoder
     from fl_privacy.training.speaker import train_speaker_encoder
 
     waves = _waves(job.corpus, job.root)
     if job.recogniser is None:
-        with own_randomness("random recogniser", job.seed):
-            model = make_encoder(job.training.encoder).eval()
+        encoder = SpeakerEncoder.of_module(_mean_log_mel(), name="mean log-mel")
     else:
         heard = [(voice, speaker) for speaker in job.recogniser.members for voice in job.voices[speaker].trained]
         model = train_speaker_encoder(
             [waves[voice] for voice, _ in heard], [speaker for _, speaker in heard], job.training, job.seed, told
         )
-    encoder = SpeakerEncoder.of_module(model, name=job.training.encoder)
+        encoder = SpeakerEncoder.of_module(model, name=job.training.encoder)
     ids = [
         voice for speaker in sorted(job.voices) for voice in (*job.voices[speaker].trained, *job.voices[speaker].unseen)
     ]
@@ -106,3 +104,10 @@ def _train_and_embed(job: RecogniserJob, told: Told) -> None:
     with temporary.open("wb") as out:
         np.savez(out, ids=np.array(ids), sizes=np.array([len(parts[voice]) for voice in ids]), embeddings=embeddings)
     os.replace(temporary, path)
+
+
+def _mean_log_mel() -> Callable[[Any], Any]:
+    from fl_privacy.models.speaker import LogMel
+
+    front_end = LogMel()
+    return lambda wave: front_end.logarithms(wave).mean(dim=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from fl_privacy.sims.speaker_membership import SpeakerMembership, run_speaker_me
 from fl_privacy.training.speaker import SpeakerTraining
 
 ATTACKS = ("pair.mean likelihood ratio", "pair.mean", "logistic")
+BASELINES = ("tlk-improved", "encodermi-v", "faceauditor", "after-lrl (unverified)")
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +127,14 @@ def test_shadows_of_another_kind(speech, tmp_path: Path):
         mine = first.targets == target
         assert abs(spearmanr(first.scores[mine], second.scores[mine]).statistic) == pytest.approx(1.0)
     assert not np.allclose(first.scores, second.scores)
+
+
+def test_baselines_look_at_what_they_should(speech, tmp_path: Path):
+    result = run_speaker_membership(quick(speech, attacks=BASELINES, ratios=(1.0,)), tmp_path / "run")
+    assert {name for name, _ in result.audits} == set(BASELINES)
+    scores = [audit.scores for audit in result.audits.values()]
+    for one, other in itertools.combinations(scores, 2):
+        assert np.isfinite(one).all() and not np.allclose(one, other)
 
 
 def test_chunks_count_as_voices(speech, tmp_path: Path):

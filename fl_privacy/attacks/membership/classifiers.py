@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
@@ -110,6 +111,41 @@ class Boosting:
         return np.asarray(self.model_.decision_function(np.asarray(features)), dtype=np.float64)
 
 
+class Perceptron:
+    """A multi-layer perceptron of standardised features, scikit-learn's but for its layers and when it stops.
+
+    Parameters
+    ----------
+    layers : tuple of int
+    seed : int
+    """
+
+    def __init__(self, layers: tuple[int, ...] = (100,), seed: int = 0) -> None:
+        self.layers, self.seed = layers, seed
+
+    def fit(self, features: ArrayLike, members: ArrayLike, speakers: ArrayLike) -> Self:
+        """Fit; see `MembershipClassifier`."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+        from sklearn.preprocessing import StandardScaler
+
+        table, truth = _checked(features, members)
+        self.scale_: Any = StandardScaler().fit(table)
+        self.model_: Any = MLPClassifier(self.layers, random_state=self.seed, max_iter=200, tol=1e-3)
+        with warnings.catch_warnings():
+            # It stops after so many rounds by intent.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model_.fit(self.scale_.transform(table), truth)
+        return self
+
+    def decision_function(self, features: ArrayLike) -> Floats:
+        """Log-odds (n,)."""
+        chances = self.model_.predict_proba(self.scale_.transform(np.asarray(features)))
+        # A network that is certain gives the other class no chance at all.
+        logs = np.log(np.maximum(chances, np.finfo(np.float64).tiny))
+        return np.asarray(logs[:, 1] - logs[:, 0], dtype=np.float64)
+
+
 class PublishedMLP:
     """The classifier of SLMIA-SR: one hidden layer of 64, features as they are, full batches.
 
@@ -176,8 +212,14 @@ class PublishedMLP:
         return torch.from_numpy(np.isin(speakers, chosen))
 
 
-CLASSIFIERS: Mapping[str, type[OneFeature] | type[Logistic] | type[Boosting] | type[PublishedMLP]] = MappingProxyType(
-    {"pair.mean": OneFeature, "logistic": Logistic, "boosting": Boosting, "published-mlp": PublishedMLP}
+CLASSIFIERS: Mapping[str, Callable[[], MembershipClassifier]] = MappingProxyType(
+    {
+        "pair.mean": OneFeature,
+        "logistic": Logistic,
+        "boosting": Boosting,
+        "perceptron": Perceptron,
+        "published-mlp": PublishedMLP,
+    }
 )
 """The classifiers by name."""
 

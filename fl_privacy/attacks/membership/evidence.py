@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.classifiers import MembershipClassifier, OneFeature, threshold_at
+from fl_privacy.attacks.membership.baselines import WITHIN
+from fl_privacy.attacks.membership.classifiers import (
+    Boosting,
+    Logistic,
+    MembershipClassifier,
+    OneFeature,
+    Perceptron,
+    PublishedMLP,
+    threshold_at,
+)
 from fl_privacy.attacks.membership.features import FEATURES
 from fl_privacy.attacks.membership.protocol import SwapDesign
 from fl_privacy.attacks.membership.references import calibrate
@@ -16,11 +25,11 @@ from fl_privacy.errors import UserError
 
 Floats = NDArray[np.float64]
 Features = Sequence[Mapping[str, Floats]]
-"""For each recogniser, the features (f,) of each speaker's voices."""
+"""For each recogniser a row (f,) of each speaker's voices: the features, then whatever other attacks look at."""
 
 INPUTS = ("features", "calibrated", "residual")
 """What a classifier may learn on: features as they are, over references' spread, or `pair.mean` less what references
-explain."""
+explain (`columns` are then the features')."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +42,13 @@ class MembershipAttack:
         Not fitted.
     inputs : str
         One of `INPUTS`.
+    columns : sequence of int or None
+        Of a speaker's row, which it learns on; None for the features, which come first.
     """
 
     classifier: MembershipClassifier
     inputs: str = "features"
+    columns: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
         if self.inputs not in INPUTS:
@@ -109,7 +121,7 @@ def attack_targets(
         if not chosen:
             continue
         # All targets of a pool have the same shadows.
-        parts = [_of_shadows(attack.inputs, design, design.shadows(chosen[0]), features) for features in training]
+        parts = [_of_shadows(attack, design, design.shadows(chosen[0]), features) for features in training]
         inputs, members, speakers = (np.concatenate(column) for column in zip(*parts, strict=True))
         attack.classifier.fit(inputs, members, speakers)
         try:
@@ -119,7 +131,7 @@ def attack_targets(
         candidates = design.speakers(pool)
         for target in chosen:
             shadows = design.shadows(target)
-            found = _inputs(attack.inputs, design, target, shadows, heard, references or heard, candidates)
+            found = _inputs(attack, design, target, shadows, heard, references or heard, candidates)
             mine = np.isin(candidates, design.recognisers[target].members)
             rows.append((attack.classifier.decision_function(found), mine.astype(float), threshold, target))
             names += candidates
@@ -134,17 +146,17 @@ def attack_targets(
 
 
 def _of_shadows(
-    inputs: str, design: SwapDesign, shadows: Sequence[int], features: Features
+    attack: MembershipAttack, design: SwapDesign, shadows: Sequence[int], features: Features
 ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:
     """What a classifier learns on: inputs, members, speakers, of all shadows."""
     speakers = design.speakers(design.recognisers[shadows[0]].pool)
-    found = [_inputs(inputs, design, shadow, shadows, features, features, speakers) for shadow in shadows]
+    found = [_inputs(attack, design, shadow, shadows, features, features, speakers) for shadow in shadows]
     members = [np.isin(speakers, design.recognisers[shadow].members) for shadow in shadows]
     return np.concatenate(found), np.concatenate(members), np.tile(np.array(speakers), len(shadows))
 
 
 def _inputs(
-    inputs: str,
+    attack: MembershipAttack,
     design: SwapDesign,
     target: int,
     references: Sequence[int],
@@ -153,30 +165,41 @@ def _inputs(
     speakers: Sequence[str],
 ) -> Floats:
     """What a classifier is given of speakers before one recogniser."""
-    observed = np.stack([heard[target][speaker] for speaker in speakers])
-    if inputs == "features":
+    columns = list(range(len(FEATURES)) if attack.columns is None else attack.columns)
+    observed = np.stack([heard[target][speaker][columns] for speaker in speakers])
+    if attack.inputs == "features":
         return observed
     others = [number for number in references if number != target]
-    known = np.stack([[before_references[number][speaker] for number in others] for speaker in speakers])
+    known = np.stack([[before_references[number][speaker][columns] for number in others] for speaker in speakers])
     for column, number in enumerate(others):
         known[np.isin(speakers, design.recognisers[number].members), column] = np.nan
-    if inputs == "calibrated":
+    if attack.inputs == "calibrated":
         return calibrate(observed, known).score
     pair = FEATURES.index("pair.mean")
     return calibrate(observed[:, pair], known[:, :, pair]).residual[:, None]
 
 
-def default_attacks() -> dict[str, MembershipAttack]:
-    """The attacks of a report by name, the primary one first."""
-    from fl_privacy.attacks.membership.classifiers import Boosting, Logistic, PublishedMLP
+def default_attacks(voices: int = 5) -> dict[str, MembershipAttack]:
+    """The attacks of a report by name, the primary one first.
 
+    Parameters
+    ----------
+    voices : int
+        How many of a speaker's voices they hear: after the features, a row holds that many voices' pairs, sorted
+        (`baselines.pair_quantiles`), 10 numbers of `baselines.hardest_pairs` and 1 of `baselines.learned_similarity`.
+    """
+    pairs = len(FEATURES) + voices * (voices - 1) // 2
     return {
         "pair.mean likelihood ratio": MembershipAttack(OneFeature(), "calibrated"),
         "pair.mean calibrated": MembershipAttack(OneFeature(0), "residual"),
+        "logistic calibrated": MembershipAttack(Logistic(), "calibrated"),
+        "boosting calibrated": MembershipAttack(Boosting(), "calibrated"),
         "pair.mean": MembershipAttack(OneFeature()),
         "logistic": MembershipAttack(Logistic()),
-        "logistic calibrated": MembershipAttack(Logistic(), "calibrated"),
         "boosting": MembershipAttack(Boosting()),
-        "boosting calibrated": MembershipAttack(Boosting(), "calibrated"),
         "published-mlp": MembershipAttack(PublishedMLP()),
+        "tlk-improved": MembershipAttack(OneFeature(0), columns=[pairs + 10]),
+        "encodermi-v": MembershipAttack(Perceptron((256, 256)), columns=range(len(FEATURES), pairs)),
+        "faceauditor": MembershipAttack(Perceptron(), columns=range(pairs, pairs + 10)),
+        "after-lrl (unverified)": MembershipAttack(Perceptron(), columns=WITHIN),
     }
