@@ -19,6 +19,7 @@ from .leaks import in_rounds, leaked_curve
 from .multiclass import MulticlassAudit
 from .numeric import NumericAudit
 from .runs import standardise_runs
+from .swapped import SwappedAudit
 
 __all__ = [
     "AnyAudit",
@@ -30,6 +31,7 @@ __all__ = [
     "NumericAudit",
     "PValue",
     "Privacy",
+    "SwappedAudit",
     "best_blind",
     "chance",
     "in_rounds",

@@ -150,14 +150,22 @@ def _hanley_mcneil(theta: float, effective: Sequence[float]) -> float:
     return theta * (1 - theta) * spread / (harmonic * total / 4)
 
 
-def placed_interval(placed: Placed, confidence: float) -> tuple[float, float]:
-    """The score interval that `fl_privacy.audit.intervals.auc_interval` describes."""
+def placed_interval(placed: Placed, confidence: float, least: float = 1.0) -> tuple[float, float]:
+    """The score interval that `fl_privacy.audit.intervals.auc_interval` describes.
+
+    Parameters
+    ----------
+    placed : Placed
+    confidence : float
+    least : float
+        The smallest share of the Hanley-McNeil variance that the speakers' own spread may bring it down to.
+    """
     if not 0.0 < confidence < 1.0:
         raise UserError(f"confidence must lie strictly between 0 and 1; got {confidence}.")
     value = placed.value
     scale = float(ndtri(0.5 + confidence / 2)) ** 2
     if 0.0 < value < 1.0:
-        scale *= max(1.0, placed.robust_width(confidence) / (scale * _hanley_mcneil(value, placed.effective)))
+        scale *= max(least, placed.robust_width(confidence) / (scale * _hanley_mcneil(value, placed.effective)))
 
     def inside(theta: float) -> bool:
         return (value - theta) ** 2 <= scale * _hanley_mcneil(theta, placed.effective)

@@ -20,12 +20,15 @@ CORPORA: Mapping[str, str] = MappingProxyType(
         "crema_d": "fl_privacy.corpora.crema_d:scan",
         "iemocap": "fl_privacy.corpora.iemocap:scan",
         "msp_improv": "fl_privacy.corpora.msp_improv:scan",
+        "an4": "fl_privacy.corpora.an4:scan",
+        "librispeech": "fl_privacy.corpora.librispeech:scan",
+        "voxceleb2": "fl_privacy.corpora.voxceleb2:scan",
         "folder": "fl_privacy.corpora.folder:scan",
     }
 )
 """The built-in corpora: name -> where its scan is."""
 
-_UNDER_DATA = frozenset({"ravdess", "emodb", "crema_d", "iemocap", "msp_improv"})
+_UNDER_DATA = frozenset({"ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "voxceleb2"})
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> Corpus:

@@ -1,0 +1,113 @@
+"""Recognisers of a swap design: trained over processes, each asked for the embedding of every voice, kept in files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.membership.protocol import Recogniser, Voices, chunks
+from fl_privacy.corpora import Corpus
+from fl_privacy.training._parallel import Told, run_jobs
+from fl_privacy.training.speaker import SpeakerTraining
+
+Embeddings = Mapping[str, NDArray[np.float32]]
+"""Of each voice, by its id: shape (chunks, d)."""
+
+
+@dataclass(frozen=True)
+class RecogniserJob:
+    """What a process needs to train one recogniser.
+
+    Attributes
+    ----------
+    corpus, root : str
+        Where the voices are.
+    recogniser : Recogniser or None
+        Whom it is trained on; None for no recogniser at all: the voices' mean log-mel energies.
+    voices : mapping of str to Voices
+        Of every speaker.
+    training : SpeakerTraining
+    chunk_frames : int
+        Voices are split into chunks of this length before they are embedded; 0: they are not.
+    seed : int
+    file : str
+        Where the embeddings go; a job whose file is there is done.
+    """
+
+    corpus: str
+    root: str | None
+    recogniser: Recogniser | None
+    voices: Mapping[str, Voices]
+    training: SpeakerTraining
+    chunk_frames: int
+    seed: int
+    file: str
+
+
+def embed_by_recognisers(
+    jobs: list[RecogniserJob], processes: int, told: Callable[[int, int], None] | None = None
+) -> None:
+    """Train the recognisers of some jobs and write their embeddings; files that are there stay.
+
+    Parameters
+    ----------
+    jobs : list of RecogniserJob
+    processes : int
+    told : callable, optional
+        Told the number of a job (among those that were not done) and how many steps of it are.
+    """
+    run_jobs(_train_and_embed, [job for job in jobs if not Path(job.file).exists()], processes, told)
+
+
+def read_embeddings(file: Path) -> Embeddings:
+    """Read the embeddings of every voice under one recogniser."""
+    with np.load(file, allow_pickle=False) as held:
+        ids, sizes = held["ids"].tolist(), held["sizes"]
+        return dict(zip(ids, np.split(held["embeddings"], np.cumsum(sizes)[:-1]), strict=True))
+
+
+@lru_cache(maxsize=1)
+def _waves(corpus: str, root: str | None) -> dict[str, NDArray[np.float32]]:
+    speech = Corpus.load(corpus, root)
+    return {utterance.id: speech.wave(utterance) for utterance in speech}
+
+
+def _train_and_embed(job: RecogniserJob, told: Told) -> None:
+    from fl_privacy._processes import one_thread
+    from fl_privacy.models.encoder import SpeakerEncoder
+    from fl_privacy.training.speaker import train_speaker_encoder
+
+    waves = _waves(job.corpus, job.root)
+    if job.recogniser is None:
+        encoder = SpeakerEncoder.of_module(_mean_log_mel(), name="mean log-mel")
+    else:
+        heard = [(voice, speaker) for speaker in job.recogniser.members for voice in job.voices[speaker].trained]
+        model = train_speaker_encoder(
+            [waves[voice] for voice, _ in heard], [speaker for _, speaker in heard], job.training, job.seed, told
+        )
+        encoder = SpeakerEncoder.of_module(model, name=job.training.encoder)
+    ids = [
+        voice for speaker in sorted(job.voices) for voice in (*job.voices[speaker].trained, *job.voices[speaker].unseen)
+    ]
+    parts = {voice: chunks(waves[voice], job.chunk_frames) if job.chunk_frames else [waves[voice]] for voice in ids}
+    with one_thread():
+        embeddings = encoder.embed([part for voice in ids for part in parts[voice]])
+    path = Path(job.file)
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as out:
+        np.savez(out, ids=np.array(ids), sizes=np.array([len(parts[voice]) for voice in ids]), embeddings=embeddings)
+    os.replace(temporary, path)
+
+
+def _mean_log_mel() -> Callable[[Any], Any]:
+    from fl_privacy.models.speaker import LogMel
+
+    front_end = LogMel()
+    return lambda wave: front_end.logarithms(wave).mean(dim=1)
