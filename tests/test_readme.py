@@ -90,9 +90,14 @@ def test_corpus_and_run_lines(
         command(line, monkeypatch)
         assert "10 (5 female, 5 male)" in capsys.readouterr().out
     for line in ran:
-        fewer = "--set auxiliary.0.options.speakers=8 --set auxiliary.0.options.utterances=4"
-        command(f"{line} {SMALLER} {fewer}", monkeypatch)
-        assert capsys.readouterr().out.splitlines()[-1] == "runs/mine"
+        fewer = "--set auxiliary.0.options.speakers=8 --set auxiliary.0.options.utterances=4 --set audit.canaries=20"
+        own = "" if "corpus" in line else "--set private.options.speakers=10 --set private.options.utterances=8"
+        command(f"{line} {SMALLER} {fewer} {own}", monkeypatch)
+        assert capsys.readouterr().out.splitlines()[-1] == shlex.split(line)[-1]
+    assert any(
+        "input-reconstruction:static" in row for row in Path("runs/defended/scores.csv").read_text().splitlines()
+    )
+    assert "Epsilon" in Path("runs/defended/report.html").read_text()
 
 
 def test_simulation_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
