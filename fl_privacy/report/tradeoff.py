@@ -10,11 +10,8 @@ from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import SIGNED, TITLES
 from fl_privacy.report import epsilon, figures, words
 from fl_privacy.report.notes import Notes
-from fl_privacy.report.run import Run
+from fl_privacy.report.run import STATIC, Run
 from fl_privacy.report.swept import Sweep, Swept, in_words
-
-STATIC = ":static"
-"""Ends the name of an attack that does not know the defense."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.reading import TITLES, of_two
-from fl_privacy.report.run import PERMUTATIONS, Run
+from fl_privacy.report.run import PERMUTATIONS, STATIC, Run
 
 BLIND = {
     "blind-examples": "the number of examples that a client trained on",
@@ -105,9 +105,20 @@ def task(run: Run) -> str:
     corpus = (claim.conditions.get("private") if claim else None) or ""
     people = count(claim.n_speakers if claim else None, "speaker") + (f" of {corpus}" if corpus else "")
     values = f" ({run.classes[0]} or {run.classes[1]})" if run.classes else ""
-    defense = f" The defense is {claim.defense}." if claim and claim.defense else ""
+    defense = (
+        f" The defense is {claim.defense}, which the attacker knows.{_unaware(run)}" if claim and claim.defense else ""
+    )
     text = f"{attacker} tries to tell the {attribute}{values} of {people}, with the attack {run.primary}.{defense}"
     return text[0].upper() + text[1:]
+
+
+def _unaware(run: Run) -> str:
+    """Say how somebody does who does not know the defense: at times better, where shadows are full of noise."""
+    claim = run.quoted(f"{run.primary}{STATIC}")
+    if claim is None or claim.value is None:
+        return ""
+    span = interval(claim) or "no interval"
+    return f" Somebody who does not know it has {TITLES[run.metric]} {number(claim.value)} ({span})."
 
 
 def title(run: Run) -> str:

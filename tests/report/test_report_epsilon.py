@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 
 from fl_privacy.audit import Privacy
 from fl_privacy.report import render
+from fl_privacy.report.run import Run
+from fl_privacy.report.words import task
 from tests.report.test_report_page import SECTIONS, Page, sections
 
 
@@ -68,3 +71,15 @@ def test_a_mechanisms_name_is_text_and_not_markup(page):
     assert "<script>x</script>" in found.text
     assert found.all("script") == []
     assert "<b>mind</b> this" in found.text
+
+
+def test_the_headline_says_how_somebody_does_who_does_not_know_the_defense(make):
+    run = make(attacks=("strong", "strong:static"))
+    result = copy.deepcopy(run.result)
+    for claim in result["claims"]:
+        claim["defense"] = "loud"
+    said = task(Run.of(result, ()))
+    static = next(c for c in result["claims"] if c["attack"] == "strong:static" and c["metric"] == "auc")
+    assert "The defense is loud, which the attacker knows." in said
+    assert f"Somebody who does not know it has AUC {static['value']:.3f} (" in said
+    assert "defense" not in task(Run.of(run.result, ()))
