@@ -117,4 +117,5 @@ class FedSGD(FedAvg):
 def _is_finite(array: Array) -> bool:
     flat = view(array.data).reshape(-1) if array.stype == "numpy.ndarray" else array.numpy().reshape(-1)
     # The product is quick and needs no temporary; where it overflows, look closer.
-    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all())
