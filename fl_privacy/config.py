@@ -216,7 +216,8 @@ class AttackChoice(_Named):
     """What it learns from: federations of the attacker's own, or its own clients' updates from the victims' models."""
     clean: bool = False
     """Against a defense, what the attacker who knows it learns from: shadows without it, where the attack itself allows
-    for it ("gaussian-lr" does, for noise), else shadows made through the same defense."""
+    for it ("gaussian-lr" does, for noise), else shadows made through the same defense. Without a defense it changes
+    nothing."""
     permutations: int | None = Field(default=None, ge=0, le=100_000)
     """Default: those of the audit; none where the attack says that it is costly."""
 

@@ -51,8 +51,6 @@ def contests(choices: Sequence[AttackChoice], *, against_defense: bool) -> list[
     for (name, attack), (_, again), choice in zip(make_attacks(settings), make_attacks(settings), choices, strict=True):
         if name.endswith(STATIC):
             raise UserError(f"attack {name!r}: labels that end in {STATIC} are the harness's own")
-        if choice.clean and not against_defense:
-            raise UserError(f"attack {name!r}: clean is about what to learn from against a defense, and there is none")
         found.append(Contest(name, attack, choice, aware=True))
         if against_defense:
             found.append(Contest(f"{name}{STATIC}", again, choice, aware=False))

@@ -144,10 +144,15 @@ def test_a_network_that_a_defense_made_larger_is_everybodys(tmp_path: Path) -> N
     assert moved["static-matched"] == 0.0
 
 
+def test_without_a_defense_all_shadows_are_clean(tmp_path: Path) -> None:
+    """So that a sweep over defenses can have a cell without one."""
+    attack = [{"name": "raw-linear", "label": label, "clean": label == "clean"} for label in ("plain", "clean")]
+    found = aucs(run({**TINY, "defense": [], "attack": attack}, out=tmp_path / "run"))
+    assert found["plain", "static"] == found["clean", "static"]
+
+
 def test_names_and_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(UserError, match="harness's own"):
         FederatedSER(load({**TINY, "attack": [{"name": "input-reconstruction", "label": "a:static"}]}))
-    with pytest.raises(UserError, match="there is none"):
-        FederatedSER(load({**TINY, "defense": [], "attack": [{"name": "input-reconstruction", "clean": True}]}))
     with pytest.raises(UserError, match="reply is a setting of fedsgd"):
         load(TINY, ["federation.algorithm=fedavg", "federation.reply=step"])
