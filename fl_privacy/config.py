@@ -499,7 +499,7 @@ def _explain(error: Any) -> str:
         case "value_error":
             return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
         case "tuple_type" if isinstance(error["input"], Mapping):
-            return f"{where}: one table where a list of them stands; write [[{where}]]"
+            return f"{where}: one table where a list of them stands; write [[{where}]], or {where}=[{{...}}] with --set"
         case _:
             message = error["msg"][0].lower() + error["msg"][1:]
             return f"{where}: {message} (it is {error['input']!r})"

@@ -43,7 +43,8 @@ class Observed:
         for store, labels in stores:
             found = _estimates(store) if store.observe == "sum" else store.updates()
             if not found:
-                raise UserError(f"{store.path} holds no usable update")
+                why = "".join(f": {reason} (client {c}, round {r})" for r, c, reason in list(store.failures)[:1])
+                raise UserError(f"{store.path} holds no usable update{why}")
             unknown = sorted({u.client for u in found} - labels.rows.keys())
             if unknown:
                 raise UserError(

@@ -68,6 +68,8 @@ class Adversarial(Defense):
         whole(_NAME, 2, classes=classes)
         if head not in ("shared", "local"):
             raise UserError(f"{_NAME}: head must be 'shared' or 'local', not {head!r}")
+        if not isinstance(layer, str):
+            raise UserError(f"{_NAME}: layer must be the name of one, such as 'last', not {layer!r}")
         self.strength, self.head, self.classes, self.layer = float(strength), head, classes, layer
         self.adds_parameters = head == "shared"
         self.head_learning_rate = float(head_learning_rate)
@@ -86,6 +88,11 @@ class Adversarial(Defense):
             model.add_module(_HEAD, nn.Linear(module.in_features, self.classes))
         return model
 
+    def ready(self, client: Participation) -> None:
+        """Refuse an attribute of more values than the head has."""
+        if (value := int(client.private.max())) >= self.classes:
+            raise UserError(f"{_NAME}: the private attribute has a value number {value}, beyond {self.classes}")
+
     def objective(
         self, model: nn.Module, features: Tensor, labels: Tensor, batch: Tensor, client: Participation
     ) -> Tensor | None:
@@ -97,10 +104,7 @@ class Adversarial(Defense):
             if self.head == "shared":  # its parameters have a gradient all the same
                 nothing = model.get_submodule(_HEAD)(hidden.detach()).sum() * 0.0
             return nothing
-        if int(values.max()) >= self.classes:
-            raise UserError(
-                f"{_NAME}: the private attribute has a value number {int(values.max())}, beyond {self.classes}"
-            )
+        self.ready(client)
         hidden, values = hidden[known], values[known]
         reversed_: Tensor = _Reverse.apply(hidden, self.strength)  # type: ignore[no-untyped-call]
         if self.head == "shared":

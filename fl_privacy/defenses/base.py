@@ -47,6 +47,15 @@ class Defense:
         """Change the model before local training (layers frozen, replaced)."""
         return model
 
+    def ready(self, client: Participation) -> None:
+        """Refuse what this client cannot do; asked of every client before anything runs.
+
+        Raises
+        ------
+        UserError
+            With the reason.
+        """
+
     def received(self, weights: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
         """Change the weights that local training starts from; return what is given, or other arrays in a new dict."""
         return weights

@@ -121,6 +121,10 @@ class LocalClientDP(ClientDP):
         See `client_dp`.
     """
 
+    def ready(self, client: Participation) -> None:
+        """Refuse a target that cannot be reached."""
+        self.multiplier(client.settings)
+
     def update(self, update: dict[str, NDArray[Any]], client: Participation) -> dict[str, NDArray[Any]]:
         """Clip and add noise; write the step into the client's ledger."""
         from fl_privacy.training.accounting import Ledger

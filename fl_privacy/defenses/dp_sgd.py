@@ -72,6 +72,10 @@ class ExampleDP(Defense):
         check(model, self._steps)
         return model
 
+    def ready(self, client: Participation) -> None:
+        """Refuse a client without examples, with too many for delta, or whose target cannot be reached."""
+        self.private_steps(client)
+
     def private_steps(self, client: Participation) -> DPSGD:
         """Say how much noise this client takes.
 
@@ -122,8 +126,8 @@ class ExampleDP(Defense):
         return [
             Privacy(
                 unit="example",
-                mechanism="dp-sgd",
-                protects_from="server",
+                mechanism="dp-sgd" if math.isfinite(epsilon) else "dp-sgd: clips only, no noise",
+                protects_from="server, and all who receive the model",
                 epsilon_accountant=epsilon,
                 delta=self.delta,
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from fl_privacy.attacks.architecture import gradient_of
 from fl_privacy.attacks.base import SUPPLIES, Gradient, ReadsLayers
@@ -25,7 +26,7 @@ from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
 from fl_privacy.audit import Privacy
 from fl_privacy.config import ConfigError, SimulationFile
-from fl_privacy.defenses import Accounted, check_defenses, make_defenses, unaware
+from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defenses, unaware
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
 from fl_privacy.sims import as_published
@@ -37,8 +38,9 @@ from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training.accounting import UNITS, Ledger
-from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings
+from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings, Participation
 from fl_privacy.training.federation import FederationPlan
+from fl_privacy.training.shards import ClientData
 from fl_privacy.updates import Labels, ThreatModel, Update, UpdateStore, observation, resolve_layers
 
 LEDGERS = "ledgers.json"
@@ -88,10 +90,23 @@ class FederatedSER:
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._check_layers()
 
-    def _check_defenses(self, clients: int | None = None) -> None:
-        """Refuse defenses with a wrong setting, or that do not go together."""
-        federation = self.settings.federation
-        check_defenses(make_defenses(self._defenses), federation.algorithm, federation.reply, clients=clients)
+    def _check_defenses(self, clients: Sequence[ClientData] = ()) -> None:
+        """Refuse defenses with a wrong setting, that do not go together, or that a client cannot do."""
+        federation, defenses = self.settings.federation, make_defenses(self._defenses)
+        check_defenses(defenses, federation.algorithm, federation.reply, clients=len(clients) or None)
+        if federation.fraction_evaluate and any(type(d).promises is not Defense.promises for d in defenses):
+            raise UserError(
+                "federation.fraction_evaluate: clients would answer their accuracy as it is, outside of what the "
+                "defense accounts for; leave it at 0"
+            )
+        for number, client in enumerate(clients):
+            private = torch.full((len(client.train_labels),), -1)
+            if client.train_private is not None:
+                private = torch.from_numpy(client.train_private)
+            settings = replace(self._victim_plan.client, participations=self._participations)
+            for defense in defenses:
+                rng = np.random.default_rng(0)
+                defense.ready(Participation(settings, 1, number, len(client.train_labels), private, rng, {}))
 
     def _check_layers(self) -> None:
         """Refuse attacks on layers that the network does not have, or that are not captured."""
@@ -134,7 +149,7 @@ class FederatedSER:
             )
         with _logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
-                self._check_defenses(self._victim_clients)
+                self._check_defenses(self._voices.partition("victim", settings.simulation.seed).clients)
                 self._voices.check_strangers()
                 self._check_attribute()
             folder.stage(
@@ -329,10 +344,20 @@ class FederatedSER:
         return self._asked[key]
 
     def _noise(self, update: Update) -> float:
-        """Say how large the defenses' noise is on each coordinate of an update."""
-        plan = self._victim_plan
+        """Say how large the defenses' noise is on each coordinate of an update, as far as that can be said.
+
+        What a later defense does to an update (clipping, say) may make earlier noise smaller, nobody knows by how much:
+        then that noise is left out.
+        """
+        plan, defenses = self._victim_plan, make_defenses(self._defenses)
         client = replace(plan.client, participations=self._participations)
-        scales = [defense.noise(client, update.num_examples) for defense in make_defenses(self._defenses)]
+        scales = [0.0]
+        for number, defense in enumerate(defenses):
+            if any(type(later).update is not Defense.update for later in defenses[number + 1 :]):
+                continue
+            others = (*defenses[:number], *defenses[number + 1 :])
+            counts = all(type(other).weight is Defense.weight for other in others)
+            scales.append(defense.noise(client, update.num_examples if counts else None))
         step = plan.client.learning_rate if self.settings.federation.reply == "step" else 1.0
         return step * math.hypot(*scales)
 
@@ -414,7 +439,10 @@ class FederatedSER:
         audit, capture = self.settings.audit, self.settings.capture
         if not audit.canaries or capture.observe == "sum":
             return []
-        return sorted({promise.unit for promise in self._promises(run) if from_server(promise)})
+        found = {promise.unit for promise in self._promises(run) if from_server(promise)} & set(UNITS)
+        if any(type(d).private_steps is not Defense.private_steps for d in make_defenses(self._defenses)):
+            found.discard("client")  # its crafted updates would have to come about by private steps
+        return sorted(found)
 
     def _canaries(self, folder: Path, run: Path) -> None:
         """Bound epsilon from below, by canaries among replicas of the private clients."""

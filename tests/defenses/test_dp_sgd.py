@@ -69,7 +69,8 @@ def test_epsilon_is_composed_over_rounds_and_survives_a_resume(settings, a_round
     assert ledger.epsilon(1e-5) == pytest.approx(theirs.get_epsilon(1e-5), rel=1e-12)
     done = Accounted(settings, [Ledger("example"), ledger, Ledger("client").added(0.1, 1.0, 1)], 2, 1, 4)
     (row,) = dp_sgd(noise_multiplier=1.1).promises(done)
-    assert (row.unit, row.mechanism, row.protects_from, row.delta) == ("example", "dp-sgd", "server", 1e-5)
+    everybody = "server, and all who receive the model"
+    assert (row.unit, row.mechanism, row.protects_from, row.delta) == ("example", "dp-sgd", everybody, 1e-5)
     assert row.epsilon_accountant == ledger.epsilon(1e-5)
 
 

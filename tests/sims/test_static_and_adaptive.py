@@ -144,6 +144,58 @@ def test_a_network_that_a_defense_made_larger_is_everybodys(tmp_path: Path) -> N
     assert moved["static-matched"] == 0.0
 
 
+@pytest.mark.parametrize(
+    ("defense", "message"),
+    [
+        ({"name": "dp-sgd", "target_epsilon": 1e-3}, "target"),
+        ({"name": "dp-sgd", "noise_multiplier": 1.0, "delta": 0.2}, "not below 1/"),
+        ({"name": "client-dp", "placement": "client", "clipping_norm": 1.0, "target_epsilon": 1e-3}, "target"),
+        (
+            {"name": "client-dp", "placement": "client", "clipping_norm": 1.0, "noise_multiplier": 1.0, "delta": 0.2},
+            "1 /",
+        ),
+    ],
+)
+def test_what_no_client_can_do_is_refused_before_anything_runs(
+    tmp_path: Path, defense: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run({**TINY, "defense": [defense]}, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "victim").exists()
+
+
+def test_accuracies_that_no_account_holds_are_refused() -> None:
+    with pytest.raises(UserError, match="fraction_evaluate"):
+        FederatedSER(load(TINY, ["federation.fraction_evaluate=0.5"]))
+
+
+LOCAL = {"name": "client-dp", "placement": "client", "clipping_norm": 0.5, "noise_multiplier": 0.01}
+BY_EXAMPLE = {"name": "dp-sgd", "noise_multiplier": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("defenses", "told"),
+    [
+        ([LOCAL], 0.005),
+        ([BY_EXAMPLE], 0.8 / 12),  # each client has 12 examples, less than a batch
+        ([BY_EXAMPLE, LOCAL], 0.005),  # clipping makes the earlier noise smaller, nobody knows by how much
+        ([LOCAL, {"name": "top-k", "fraction": 0.5}], 0.0),
+    ],
+)
+def test_the_noise_that_is_told_is_that_which_is_there(
+    tmp_path: Path, defenses: list[dict[str, Any]], told: float
+) -> None:
+    simulation = FederatedSER(load({**TINY, "defense": defenses}))
+    folder = run({**TINY, "defense": defenses, "audit": {"permutations": 5, "canaries": 10}}, out=tmp_path / "run")
+    update = UpdateStore(folder / "victim" / "updates").updates()[0]
+    assert simulation._noise(update) == pytest.approx(told)
+    units = {row["unit"] for row in result_of(folder)["privacy"]}
+    assert units == {d["name"].replace("dp-sgd", "example").replace("client-dp", "client") for d in defenses} & {
+        "example",
+        "client",
+    }
+
+
 def test_without_a_defense_all_shadows_are_clean(tmp_path: Path) -> None:
     """So that a sweep over defenses can have a cell without one."""
     attack = [{"name": "raw-linear", "label": label, "clean": label == "clean"} for label in ("plain", "clean")]
