@@ -68,23 +68,25 @@ def run(
     source: Source,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; a killed run goes on in it.")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine: same results.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes: same results.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Run a simulation: federation, attacks, audit, report."""
+    """Run a simulation: training, attacks, audit, report."""
     from fl_privacy.attacks.files import read_result, table
     from fl_privacy.audit import Claim, Control
-    from fl_privacy.config import load
-    from fl_privacy.sims.federated_ser import FederatedSER
-    from fl_privacy.sims.run import default_folder, run_file
+    from fl_privacy.config import load_any
+    from fl_privacy.sims.run import default_folder, recipe_of, run_file
 
-    file = load(source, settings or [])
-    print(FederatedSER(file).threat_model.describe(), end="\n\n", flush=True)
+    file = load_any(source, settings or [])
+    print(recipe_of(file).threat_model.describe(), end="\n\n", flush=True)
     with _progress(quiet) as progress:
         folder = run_file(file, out or default_folder(source, file), progress, workers=workers)
     result = read_result(folder / "result.json")
-    claims = [Claim.from_dict(c) for c in result["claims"]]
-    print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
+    if "table" in result:
+        print(result["table"])
+    else:
+        claims = [Claim.from_dict(c) for c in result["claims"]]
+        print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
     if result["utility"].get("uar") is not None:
         uar, chance = result["utility"]["uar"], result["utility"]["chance_uar"]
         print(f"\nSER on held-out speakers: UAR {uar:.3f} (chance {chance:.3f})")
@@ -103,11 +105,11 @@ def corpora_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 @app.command()
 def presets() -> None:
     """List the simulations that come with the package."""
-    from fl_privacy.config import load
+    from fl_privacy.config import load_any
     from fl_privacy.config import presets as known
 
     for name, what in known().items():
-        print(f"{name:24} {'(sweep) ' if load(name).sweep else ''}{what}")
+        print(f"{name:24} {'(sweep) ' if getattr(load_any(name), 'sweep', None) else ''}{what}")
 
 
 @app.command()

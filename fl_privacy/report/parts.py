@@ -9,7 +9,7 @@ from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
 from fl_privacy.report import figures, words
 from fl_privacy.report.notes import Notes
-from fl_privacy.report.run import Run
+from fl_privacy.report.run import RATIO, Run
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
 _SPREAD = "sd_over_folds"
@@ -69,6 +69,25 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
         rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(span)) for span in spans]})
     return {
         "heads": spans,
+        "rows": rows,
+        "notes": notes,
+        "metric": TITLES[run.metric],
+        "confidence": _confidence(claims),
+    }
+
+
+def ratios(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of membership attacks by the share of voices that were trained on: a table."""
+    claims = [c for c in _controlled(run) if RATIO in c.conditions and c.metric == run.metric]
+    steps = list(dict.fromkeys(c.conditions[RATIO] for c in claims))
+    if len(steps) < 2:
+        return None
+    notes, rows = Notes("ratios"), []
+    for unit, label, mine in _series(claims, RATIO):
+        at = {c.conditions[RATIO]: c for c in mine}
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(step)) for step in steps]})
+    return {
+        "heads": [f"r = {step:g}" for step in steps],
         "rows": rows,
         "notes": notes,
         "metric": TITLES[run.metric],
