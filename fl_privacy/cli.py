@@ -204,6 +204,46 @@ def attack(
         print(out)
 
 
+@app.command("audit-speaker")
+def audit_speaker(
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="MODEL", help="package.module:object, or a TorchScript or torch.export file."),
+    ],
+    voices: Annotated[Path, typer.Option("--voices", help="Folder of one person's recordings (wav, flac).")],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            "--reference", help="Folder of other people, one sub-folder each, who did not train it: 19 at least."
+        ),
+    ],
+    most: Annotated[int, typer.Option("--most", min=2, help="Voices heard of each person, at most.")] = 10,
+    alpha: Annotated[float, typer.Option("--alpha", help="A p-value of at most this is evidence.")] = 0.05,
+    sample_rate: Annotated[
+        int | None, typer.Option("--sample-rate", min=1, help="That the model expects; default 16000.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the voices that are drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+) -> None:
+    """Tell whether one person's voice was used to train a speaker recogniser: a p-value and a sentence."""
+    from fl_privacy.models.encoder import load_encoder
+    from fl_privacy.sims.speaker_audit import audit_speaker as ask
+    from fl_privacy.sims.speaker_audit import read_references, read_voices
+
+    encoder = load_encoder(target, sample_rate)
+    found = ask(encoder, read_voices(voices), read_references(reference, most, seed), most=most, alpha=alpha, seed=seed)
+    if as_json:
+        print(found.to_json())
+        return
+    for name, reason in found.left_out.items():
+        print(f"left out: {name}: {reason}")
+    print(
+        f"p = {found.p_value:.4g} (smallest possible {found.smallest:.4g}): {found.references} reference people, "
+        f"{found.voices} voices each, {found.queries} voices sent to the recogniser"
+    )
+    print(found.sentence)
+
+
 @app.command()
 def sweep(
     source: Source,
