@@ -439,6 +439,15 @@ class SpeakerTarget(RecogniserTraining):
         return self.model_dump(include=set(RecogniserTraining.model_fields))
 
 
+class QueryBudget(_Section):
+    """How much the primary attack asks of a target, in a trial of its own; see `attacks.membership.queries`."""
+
+    voices: int = Field(ge=2)
+    imposters: int = Field(ge=1)
+    imposter_voices: int = Field(ge=1)
+    grouped: bool = False
+
+
 class MembershipProtocol(_Section):
     """Who trains which recogniser, and what an attack hears."""
 
@@ -452,6 +461,15 @@ class MembershipProtocol(_Section):
     """Shares of these that were trained on, where the speaker is a member; with a model of one's own, of shadows."""
     chunk_frames: int = Field(default=0, ge=0)
     """Split voices into chunks of this length, 10 ms each; 0: do not."""
+    budgets: tuple[QueryBudget, ...] = ()
+    """With how many queries the primary attack is tried beside."""
+
+    @model_validator(mode="after")
+    def _within(self) -> MembershipProtocol:
+        for number, budget in enumerate(self.budgets):
+            if budget.voices > self.voices:
+                raise ValueError(f"budgets.{number}.voices: more than the {self.voices} that are heard of a speaker")
+        return self
 
 
 class MembershipAttackChoice(_Section):
@@ -504,6 +522,8 @@ class SpeakerMembershipFile(_Section):
         lacking = [side for side in sides if side not in given]
         if lacking:
             raise ValueError(f"{lacking[0]}: missing; a model of one's own takes [members], [nonmembers], [auxiliary]")
+        if self.protocol.budgets:
+            raise ValueError("protocol.budgets: for recognisers that are trained in the run")
         if self.private is not None:
             raise ValueError("private: for recognisers that are trained in the run; target.model is trained already")
         return self

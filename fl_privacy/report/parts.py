@@ -12,6 +12,7 @@ from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import RATIO, Run
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
+_QUERIES = "queries"
 _SPREAD = "sd_over_folds"
 _APART = 3
 """Lines in one figure: more are hard to tell apart."""
@@ -78,7 +79,8 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
 
 def ratios(run: Run) -> Mapping[str, Any] | None:
     """The quoted metric of membership attacks by the share of voices that were trained on: a table."""
-    claims = [c for c in _controlled(run) if RATIO in c.conditions and c.metric == run.metric]
+    told = [c for c in _controlled(run) if RATIO in c.conditions and c.metric == run.metric]
+    claims = [c for c in told if _QUERIES not in c.conditions]
     steps = list(dict.fromkeys(c.conditions[RATIO] for c in claims))
     if len(steps) < 2:
         return None
@@ -91,6 +93,35 @@ def ratios(run: Run) -> Mapping[str, Any] | None:
         "rows": rows,
         "notes": notes,
         "metric": TITLES[run.metric],
+        "confidence": _confidence(claims),
+    }
+
+
+def queries(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of a membership attack that asks its target for less: a table."""
+    claims = [c for c in _controlled(run) if _QUERIES in c.conditions and c.metric == run.metric]
+    steps = list(dict.fromkeys(c.conditions.get(RATIO) for c in claims))
+    if not claims:
+        return None
+    notes = Notes("queries")
+    rows: dict[str, dict[Any, Claim]] = {}
+    for claim in claims:
+        how = claim.conditions
+        grouped = ", enrolled as a group" if how.get("grouped") else ""
+        name = (
+            f"{how[_QUERIES]} voices sent: {how.get('voices')} of each candidate, {how.get('imposters')} imposters of "
+            f"{how.get('imposter_voices')}{grouped}; {how.get('scores_a_candidate')} scores a candidate"
+        )
+        rows.setdefault(name, {})[how.get(RATIO)] = claim
+    return {
+        "heads": [f"r = {step:g}" for step in steps],
+        "rows": [
+            {"name": name, "unit": "speaker", "cells": [notes.cell(at.get(step)) for step in steps]}
+            for name, at in rows.items()
+        ],
+        "notes": notes,
+        "metric": TITLES[run.metric],
+        "attack": claims[0].attack,
         "confidence": _confidence(claims),
     }
 

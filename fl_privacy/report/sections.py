@@ -216,6 +216,7 @@ SECTIONS = (
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
     Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
     Section("ratios", "By the share of voices that were trained on", "ratios.html.j2", parts.ratios),
+    Section("queries", "With fewer queries", "queries.html.j2", parts.queries),
     Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
     Section("epsilon", "Epsilon", "epsilon.html.j2", epsilon.epsilon),
     Section("published", "By the rules of the published study", "published.html.j2", parts.published),

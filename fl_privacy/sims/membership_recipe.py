@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.attacks.files import write_result
+from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.config import SpeakerMembershipFile, Speech
 from fl_privacy.corpora import Corpus
+from fl_privacy.errors import UserError
+from fl_privacy.models.speaker import ENCODERS
+from fl_privacy.models.speaker_losses import LOSSES
 from fl_privacy.report import write_report
 from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
 from fl_privacy.sims.progress import Progress
@@ -51,6 +55,10 @@ class SpeakerMembershipRecipe:
         training = (shadow or SpeakerTraining()) if own else SpeakerTraining(**target.training)
         speech = file.auxiliary if own else file.private
         assert speech is not None
+        for chosen in (training, shadow or training):
+            for name, known, what in ((chosen.encoder, ENCODERS, "encoder"), (chosen.loss, LOSSES, "loss")):
+                if name not in known:
+                    raise UserError(f"unknown speaker {what} {name!r}. Known: {', '.join(known)}")
         self.settings = SpeakerMembership(
             speech.corpus,
             speech.root,
@@ -69,6 +77,7 @@ class SpeakerMembershipRecipe:
             file.simulation.seed,
             workers,
             speech.options,
+            tuple(Budget(**budget.model_dump()) for budget in protocol.budgets),
         )
 
     @property

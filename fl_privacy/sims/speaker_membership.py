@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.baselines import hardest_pairs, learned_similarity, pair_quantiles
-from fl_privacy.attacks.membership.evidence import Evidence, Features, attack_targets, default_attacks
+from fl_privacy.attacks.membership.baselines import hardest_pairs, learned_similarity, norms, pair_quantiles
+from fl_privacy.attacks.membership.evidence import WHITE_BOX, Evidence, Features, attack_targets, default_attacks
 from fl_privacy.attacks.membership.features import FEATURES, Imposters, membership_features
 from fl_privacy.attacks.membership.protocol import SwapDesign, Voices, split_voices, swap_design
+from fl_privacy.attacks.membership.queries import Budget, centroid
 from fl_privacy.audit import SwappedAudit
 from fl_privacy.audit.claims import Claim, Control, jsonable
 from fl_privacy.audit.controls import permutation_p_value
@@ -66,7 +67,8 @@ class SpeakerMembership:
     fpr : float
         Wished false positive rate of the thresholds that shadows set.
     attacks : tuple of str
-        Names out of `fl_privacy.attacks.membership.evidence.default_attacks`, the primary one first.
+        Names out of `fl_privacy.attacks.membership.evidence.default_attacks`, the primary one first; by default all
+        that serve either access.
     permutations : int
         Of the speakers' roles, for p-values.
     confidence : float
@@ -74,6 +76,8 @@ class SpeakerMembership:
     seed : int
     processes : int
         The results are the same for any number.
+    budgets : tuple of Budget
+        With how many queries the primary attack is tried beside.
     """
 
     corpus: str = "an4"
@@ -87,12 +91,13 @@ class SpeakerMembership:
     ratios: tuple[float, ...] = (1.0, 0.0)
     chunk_frames: int = 0
     fpr: float = 0.05
-    attacks: tuple[str, ...] = tuple(default_attacks())
+    attacks: tuple[str, ...] = tuple(name for name in default_attacks() if name not in WHITE_BOX)
     permutations: int = 200
     confidence: float = 0.95
     seed: int = 1
     processes: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    budgets: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.attacks) - set(default_attacks()))
@@ -100,6 +105,11 @@ class SpeakerMembership:
             raise UserError(f"unknown membership attack {unknown[:1] or 'none'}. Known: {', '.join(default_attacks())}")
         if self.access not in ("white-box", "scores"):
             raise UserError(f'access = {self.access!r}: give "white-box" (embeddings) or "scores" (similarities)')
+        if any(budget.voices > self.voices for budget in self.budgets):
+            raise UserError(f"budgets: more than the {self.voices} voices that are heard of a speaker")
+        blind = [name for name in self.attacks if name in WHITE_BOX]
+        if blind and self.access == "scores":
+            raise UserError(f'attack {blind[0]!r} looks at embeddings; with access = "scores" there are none')
         if self.permutations < 1:
             raise UserError(f"permutations = {self.permutations} must be positive")
         if self.voices < 2:
@@ -132,6 +142,10 @@ class SpeakerMembershipResult:
     excluded : tuple of (str, str)
         Speakers left out, and why.
     settings : SpeakerMembership
+    reduced : mapping of (Budget, float) to SwappedAudit
+        The primary attack with fewer queries, by budget and mixing ratio.
+    imposters : mapping of str to sequence of str
+        Ids of the imposters' voices.
     """
 
     audits: Mapping[tuple[str, float], SwappedAudit]
@@ -140,6 +154,8 @@ class SpeakerMembershipResult:
     queries: int
     excluded: tuple[tuple[str, str], ...]
     settings: SpeakerMembership
+    reduced: Mapping[tuple[Budget, float], SwappedAudit]
+    imposters: Mapping[str, Sequence[str]]
 
     def claims(self) -> list[Claim]:
         """The rows of result.json.
@@ -166,6 +182,26 @@ class SpeakerMembershipResult:
                 )
                 for metric, (estimate, more) in beside.items()
             ]
+        for (budget, r), audit in self.reduced.items():
+            candidates = audit.n_speakers // 2  # of a target: those of its pool
+            less = {
+                "voices": budget.voices,
+                "imposters": budget.imposters,
+                "imposter_voices": budget.imposter_voices,
+                "grouped": budget.grouped,
+                "queries": budget.sent(candidates, self.imposters),
+                "scores_a_candidate": budget.scores(self.imposters),
+            }
+            found.append(
+                Claim(
+                    **self._shared(r) | {"conditions": self._shared(r)["conditions"] | less},
+                    attack=self.settings.attacks[0],
+                    unit="speaker",
+                    attribute="membership",
+                    metric="auc",
+                    **vars(audit.auc()),
+                )
+            )
         return found
 
     def controls(self) -> list[Control]:
@@ -225,6 +261,11 @@ class SpeakerMembershipResult:
             rates = "unresolved" if at is None else f"{at.rates()[0].value:.3f}, {at.rates()[1].value:.3f}"
             tpr = str(audit.tpr_at_fpr(0.01))
             lines.append(f"{r:<6g}{name:<28}{audit.auc()!s:<24}{audit.accuracy()!s:<24}{tpr:<24}{rates}")
+        if self.reduced:
+            lines.append(f"\n{s.attacks[0]} with fewer queries\n{'r':<6}{'sent to a target':<52}{'voices':<10}AUC")
+        for (budget, r), audit in self.reduced.items():
+            sent = budget.sent(audit.n_speakers // 2, self.imposters)
+            lines.append(f"{r:<6g}{budget!s:<52}{sent:<10}{audit.auc()}")
         return "\n".join(lines)
 
 
@@ -252,7 +293,8 @@ def run_speaker_membership(
     UserError
         Where the corpus has too few speakers or voices, or the folder holds another run.
     """
-    changing = ("attacks", "processes", "permutations", "access", "confidence")  # nothing a stage writes depends on it
+    # Nothing that a stage writes depends on these.
+    changing = ("attacks", "processes", "permutations", "access", "confidence", "budgets")
     what = {key: value for key, value in asdict(settings).items() if key not in changing}
     with RunFolder(out, jsonable(what)).held() as folder:
         result = attack_in_swapped_roles(folder, settings, told)
@@ -366,11 +408,38 @@ def _attacked(
             audits[name, r] = _audit(name, found, found.scores, settings.confidence)
             if np.isfinite(found.thresholds).all():
                 at_threshold[name, r] = _audit(name, found, found.scores - found.thresholds, settings.confidence)
-    imposters = sum(len(voices[name].trained) + len(voices[name].unseen) for name in design.imposters)
-    candidates = len(design.speakers(0)) * settings.voices
+    reduced = {}
+    primary = settings.attacks[0]
+    for budget in settings.budgets:
+
+        def fewer(of: Sequence[Embeddings], budget: Budget = budget) -> dict[float, Features]:
+            return {r: _features(settings, design, voices, of, inputs, r, budget) for r in settings.ratios}
+
+        # The attack is trained on as few voices as it then hears ("N-dependent training").
+        shadows = fewer(shadow_tables)
+        targets = shadows if settings.shadow is None else fewer(tables)
+        attack = default_attacks(budget.voices)[primary]
+        for r in settings.ratios:
+            found = attack_targets(
+                attack, design, list(shadows.values()), targets[r], fpr=settings.fpr, references=shadows[r]
+            )
+            reduced[budget, r] = _audit(primary, found, found.scores, settings.confidence)
+    imposters = _imposters(design, voices)
+    everything = sum(len(ids) for ids in imposters.values()) + len(design.speakers(0)) * settings.voices
     return SpeakerMembershipResult(
-        audits, at_threshold, _utility(design, voices, tables), imposters + candidates, excluded, settings
+        audits,
+        at_threshold,
+        _utility(design, voices, tables),
+        everything,
+        excluded,
+        settings,
+        reduced,
+        imposters,
     )
+
+
+def _imposters(design: SwapDesign, voices: Mapping[str, Voices]) -> dict[str, tuple[str, ...]]:
+    return {name: voices[name].all for name in design.imposters}
 
 
 def as_seen(table: Embeddings, access: str) -> Embeddings:
@@ -402,15 +471,20 @@ def _features(
     tables: Sequence[Embeddings],
     inputs: Embeddings,
     r: float,
+    budget: Budget | None = None,
 ) -> Features:
     """What attacks look at of every speaker before every recogniser, from one draw of voices."""
+    count = settings.voices if budget is None else budget.voices
     people = [*design.speakers(0), *design.speakers(1)]
     heard = {
-        name: voices[name].draw(r, settings.voices, np.random.default_rng([settings.seed, 2, number, round(1000 * r)]))
+        name: voices[name].draw(r, count, np.random.default_rng([settings.seed, 2, number, round(1000 * r)]))
         for number, name in enumerate(people)
     }
-    imposters = {name: voices[name].all for name in design.imposters}
-    return looked_at(heard, imposters, tables, inputs, settings.attacks, settings.voices, settings.seed)
+    imposters = _imposters(design, voices)
+    if budget is None:
+        return looked_at(heard, imposters, tables, inputs, settings.attacks, count, settings.seed)
+    primary, grouped = settings.attacks[:1], budget.grouped
+    return looked_at(heard, budget.of(imposters), tables, inputs, primary, count, settings.seed, grouped=grouped)
 
 
 def looked_at(
@@ -421,6 +495,8 @@ def looked_at(
     attacks: Sequence[str],
     voices: int,
     seed: int,
+    *,
+    grouped: bool = False,
 ) -> Features:
     """Return what attacks look at, before each recogniser, of the speakers whose voices it heard.
 
@@ -439,6 +515,8 @@ def looked_at(
     voices : int
         How many voices are heard of a speaker.
     seed : int
+    grouped : bool
+        Whether each imposter is enrolled as one; see `Budget`.
     """
     known = default_attacks(voices)
     columns_of = [known[name].columns for name in attacks]
@@ -449,6 +527,8 @@ def looked_at(
         people = [name for name, ids in heard.items() if all(id in table for id in ids)]
         looks = [np.concatenate([inputs[voice] for voice in heard[name]]) for name in people]
         others = [np.concatenate([table[voice] for voice in ids]) for ids in imposters.values()]
+        if grouped:
+            others = [centroid(rows).astype(np.float32) for rows in others]
         mine = [np.concatenate([table[voice] for voice in heard[name]]) for name in people]
         columns = [membership_features(mine, Imposters.of(others))]
         if baselines:
@@ -456,6 +536,7 @@ def looked_at(
                 np.stack([pair_quantiles(rows, pairs) for rows in mine]),
                 np.stack([hardest_pairs(rows, look) for rows, look in zip(mine, looks, strict=True)]),
                 learned_similarity(others, mine, seed=seed)[:, None],
+                np.stack([norms(rows) for rows in mine]),
             ]
         found.append(dict(zip(people, np.concatenate(columns, axis=1), strict=True)))
     return found

@@ -85,8 +85,16 @@ def swapped(speech: Path) -> dict:
         "simulation": {"kind": "speaker-membership"},
         "target": QUICK,
         "private": {"corpus": "folder", "root": str(speech / "auxiliary")},
-        "protocol": {"imposters": 2, "swaps": 2, "voices": 3},
-        "attack": [{"name": "pair.mean"}, {"name": "logistic"}],
+        "protocol": {
+            "imposters": 2,
+            "swaps": 2,
+            "voices": 3,
+            "budgets": [
+                {"voices": 3, "imposters": 4, "imposter_voices": 6},
+                {"voices": 2, "imposters": 1, "imposter_voices": 4, "grouped": True},
+            ],
+        },
+        "attack": [{"name": "logistic"}, {"name": "pair.mean"}],
         "audit": {"permutations": 30},
     }
 
@@ -98,11 +106,18 @@ def test_recognisers_of_a_file_are_trained_attacked_and_reported(speech, tmp_pat
     assert "embeddings of the voices" in result["threat_model"]["words"]
     heads = [c for c in result["claims"] if c["primary"] and c["metric"] == "auc"]
     assert [(c["attack"], c["conditions"]["r"], c["confidence"]) for c in heads] == [
-        ("pair.mean", 1.0, 0.9),
-        ("pair.mean", 0.0, 0.9),
+        ("logistic", 1.0, 0.9),
+        ("logistic", 0.0, 0.9),
     ]
+    asked = [c for c in result["claims"] if "queries" in c["conditions"]]
+    # Candidates of a target (the speakers of its pool) times voices, and the imposters' voices.
+    assert [(c["conditions"]["queries"], c["conditions"]["scores_a_candidate"]) for c in asked] == [
+        *[(4 * 3 + 4 * 6, 3 + 3 * 24)] * 2,
+        *[(4 * 2 + 4, 1 + 2)] * 2,
+    ]
+    assert asked[0]["value"] == heads[0]["value"], "the whole budget is the whole attack"
     report = (folder / "report.html").read_text()
-    for told in ("r = 0", "AUC over pair.mean", "equal error rate", "12</td>"):
+    for told in ("r = 0", "enrolled as a group", "AUC over pair.mean", "equal error rate", "12</td>"):
         assert told in report
     for absent in ("No reply failed", 'diagram" viewBox', 'id="rounds"', 'id="scores"'):
         assert absent not in report
@@ -154,6 +169,7 @@ def test_a_recogniser_of_ones_own_is_judged_against_baselines_that_never_ask_it(
         ({"nonmembers": "members"}, "'p00' is among the members and among the non-members"),
         ({"auxiliary": "members"}, "the attacker owns other people's"),
         ({"attack": [{"name": "magic"}]}, "unknown membership attack"),
+        ({"shadow": {"encoder": "magic"}}, "unknown speaker encoder 'magic'. Known: x-vector"),
     ],
 )
 def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
@@ -167,6 +183,7 @@ def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (["protocol.budgets=[{voices=9, imposters=1, imposter_voices=1}]"], "budgets.0.voices: more than the 5"),
         (["target.encoderr=x"], "target.encoderr: unknown key"),
         (["federation.rounds=3"], "federation: unknown key"),
         (["target.model=a:b"], "target: encoder: the model is trained already"),

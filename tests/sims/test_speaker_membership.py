@@ -12,12 +12,13 @@ import pytest
 import soundfile
 from scipy.stats import spearmanr
 
+from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_membership import SpeakerMembership, run_speaker_membership
 from fl_privacy.training.speaker import SpeakerTraining
 
 ATTACKS = ("pair.mean likelihood ratio", "pair.mean", "logistic")
-BASELINES = ("tlk-improved", "encodermi-v", "faceauditor", "after-lrl (unverified)")
+BASELINES = ("tlk-improved", "encodermi-v", "encodermi-s", "faceauditor", "after-lrl (unverified)", "norms")
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,8 @@ def test_chunks_count_as_voices(speech, tmp_path: Path):
         ({"attacks": ("magic",)}, "unknown membership attack .*magic.*Known: pair.mean"),
         ({"voices": 1}, "how close voices lie takes two at least"),
         ({"ratios": (1.2,)}, "give shares from 0 to 1"),
+        ({"access": "scores", "attacks": ("norms",)}, "'norms' looks at embeddings"),
+        ({"budgets": (Budget(4, 1, 1),)}, "more than the 3 voices"),
         ({"access": "label"}, 'give "white-box" .embeddings. or "scores"'),
         ({"permutations": 0}, "permutations = 0 must be positive"),
         ({"fpr": 0.0}, "fpr = 0.0 must lie strictly between"),
