@@ -68,23 +68,25 @@ def run(
     source: Source,
     settings: Settings = None,
     out: Annotated[Path | None, typer.Option("--out", help="Run folder; a killed run goes on in it.")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes of the local engine: same results.")] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes: same results.")] = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Run a simulation: federation, attacks, audit, report."""
+    """Run a simulation: training, attacks, audit, report."""
     from fl_privacy.attacks.files import read_result, table
     from fl_privacy.audit import Claim, Control
-    from fl_privacy.config import load
-    from fl_privacy.sims.federated_ser import FederatedSER
-    from fl_privacy.sims.run import default_folder, run_file
+    from fl_privacy.config import load_any
+    from fl_privacy.sims.run import default_folder, recipe_of, run_file
 
-    file = load(source, settings or [])
-    print(FederatedSER(file).threat_model.describe(), end="\n\n", flush=True)
+    file = load_any(source, settings or [])
+    print(recipe_of(file).threat_model.describe(), end="\n\n", flush=True)
     with _progress(quiet) as progress:
         folder = run_file(file, out or default_folder(source, file), progress, workers=workers)
     result = read_result(folder / "result.json")
-    claims = [Claim.from_dict(c) for c in result["claims"]]
-    print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
+    if "table" in result:
+        print(result["table"])
+    else:
+        claims = [Claim.from_dict(c) for c in result["claims"]]
+        print(table(claims, [Control.from_dict(c) for c in result["controls"]]))
     if result["utility"].get("uar") is not None:
         uar, chance = result["utility"]["uar"], result["utility"]["chance_uar"]
         print(f"\nSER on held-out speakers: UAR {uar:.3f} (chance {chance:.3f})")
@@ -103,11 +105,11 @@ def corpora_of(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 @app.command()
 def presets() -> None:
     """List the simulations that come with the package."""
-    from fl_privacy.config import load
+    from fl_privacy.config import load_any
     from fl_privacy.config import presets as known
 
     for name, what in known().items():
-        print(f"{name:24} {'(sweep) ' if load(name).sweep else ''}{what}")
+        print(f"{name:24} {'(sweep) ' if getattr(load_any(name), 'sweep', None) else ''}{what}")
 
 
 @app.command()
@@ -200,6 +202,46 @@ def attack(
         evaluation.save(out, threat_model={"words": private.threat_model.describe(), **private.threat_model.to_dict()})
         write_report(out)
         print(out)
+
+
+@app.command("audit-speaker")
+def audit_speaker(
+    target: Annotated[
+        str,
+        typer.Option("--target", metavar="MODEL", help="package.module:object, or a TorchScript or torch.export file."),
+    ],
+    voices: Annotated[Path, typer.Option("--voices", help="Folder of one person's recordings (wav, flac).")],
+    reference: Annotated[
+        Path,
+        typer.Option(
+            "--reference", help="Folder of other people, one sub-folder each, who did not train it: 19 at least."
+        ),
+    ],
+    most: Annotated[int, typer.Option("--most", min=2, help="Voices heard of each person, at most.")] = 10,
+    alpha: Annotated[float, typer.Option("--alpha", help="A p-value of at most this is evidence.")] = 0.05,
+    sample_rate: Annotated[
+        int | None, typer.Option("--sample-rate", min=1, help="That the model expects; default 16000.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the voices that are drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="The answer as JSON.")] = False,
+) -> None:
+    """Tell whether one person's voice was used to train a speaker recogniser: a p-value and a sentence."""
+    from fl_privacy.models.encoder import load_encoder
+    from fl_privacy.sims.speaker_audit import audit_speaker as ask
+    from fl_privacy.sims.speaker_audit import read_references, read_voices
+
+    encoder = load_encoder(target, sample_rate)
+    found = ask(encoder, read_voices(voices), read_references(reference, most, seed), most=most, alpha=alpha, seed=seed)
+    if as_json:
+        print(found.to_json())
+        return
+    for name, reason in found.left_out.items():
+        print(f"left out: {name}: {reason}")
+    print(
+        f"p = {found.p_value:.4g} (smallest possible {found.smallest:.4g}): {found.references} reference people, "
+        f"{found.voices} voices each, {found.queries} voices sent to the recogniser"
+    )
+    print(found.sentence)
 
 
 @app.command()

@@ -40,16 +40,33 @@ def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
     **parts
         Further top-level parts of result.json (simulation, threat_model, utility, ...).
     """
+    write_result(folder, evaluation.claims, evaluation.controls, scores_csv(evaluation), **parts)
+
+
+def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Control], scores: str, **parts: Any) -> None:
+    """Write result.json and scores.csv, each whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where there is none.
+    claims : sequence of Claim
+    controls : sequence of Control
+    scores : str
+        Content of scores.csv.
+    **parts
+        As for `save`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "scores.csv", scores_csv(evaluation))
+    write_atomically(folder / "scores.csv", scores)
     result = {
         "schema": SCHEMA,
         "simulation": {},
         "versions": versions(),
         "threat_model": {},
         "utility": {},
-        "claims": [claim.to_dict() for claim in evaluation.claims],
-        "controls": [control.to_dict() for control in evaluation.controls],
+        "claims": [claim.to_dict() for claim in claims],
+        "controls": [control.to_dict() for control in controls],
         "privacy": [],
         "queries": 0,
     } | {key: jsonable(value) for key, value in parts.items()}

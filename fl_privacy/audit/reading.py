@@ -10,11 +10,12 @@ from .claims import Claim, Control
 AS_PUBLISHED = "as-published"
 """Protocol of a claim made by the rules of the study that it repeats."""
 
-PARTS = ("leaked_updates", "rounds")
+PARTS = ("leaked_updates", "rounds", "queries")
 """Conditions that say that a claim rests on a part of the evidence."""
 
 _QUOTED = {"auc": "AUC", "uar": "UAR", "correlation": "correlation"}
 _OVER = "_over_best_blind"
+_OVER_ONE = "auc_over_pair_mean"
 
 TITLES = {
     **_QUOTED,
@@ -27,10 +28,11 @@ TITLES = {
     "mean_absolute_error": "mean absolute error",
     "r_squared": "R squared",
     **{metric + _OVER: f"{title} over best blind" for metric, title in _QUOTED.items()},
+    _OVER_ONE: "AUC over pair.mean",
 }
 """What a metric is called at the head of a column."""
 
-SIGNED = frozenset({"correlation", "spearman", "r_squared", *(metric + _OVER for metric in _QUOTED)})
+SIGNED = frozenset({"correlation", "spearman", "r_squared", _OVER_ONE, *(metric + _OVER for metric in _QUOTED)})
 """Metrics that may lie below zero."""
 
 _TWO = ("auc", "uar", "tpr_at_fpr_0.01")
@@ -74,7 +76,8 @@ def columns(claims: Iterable[Claim]) -> tuple[str, ...]:
     told = list(claims)
     metric, held = quoted_metric(told), {c.metric for c in told}
     if metric == "auc" and of_two(told):
-        return (*_TWO, over_blind(metric))
+        rest = () if _OVER_ONE not in held else (_OVER_ONE,)
+        return (*(m if m in held or m != "uar" else "accuracy" for m in _TWO), *rest, over_blind(metric))
     kind = _NUMBER if metric == "correlation" else _MORE
     return (metric, *(m for m in kind if m in held and m != metric), over_blind(metric))
 

@@ -126,7 +126,11 @@ class SwappedAudit:
         return self._estimate(mine.value - theirs.value, (max(ends[0], -1.0), min(ends[1], 1.0)))
 
     def permutation(self, n: int, seed: int) -> PValue:
-        """How often speakers with each other's roles do at least as well.
+        """How often speakers with each other's roles do at least as well; see `permuted`."""
+        return permutation_p_value(self.auc().value or 0.0, self.permuted(n, seed))
+
+    def permuted(self, n: int, seed: int) -> Floats:
+        """Return the AUCs (n,) of these scores with roles permuted over speakers.
 
         All roles of a speaker move together to another speaker who was judged before the same targets, so that every
         target keeps its numbers.
@@ -160,7 +164,7 @@ class SwappedAudit:
             for rows in groups.values():
                 moved[rows] = roles[rng.permutation(rows)]
             null.append(np.mean([_auc_where(scores[:, t], moved[:, t]) for t in range(targets.size)]))
-        return permutation_p_value(self.auc().value or 0.0, null)
+        return np.array(null)
 
     def accuracy(self) -> Estimate:
         """Fraction of right decisions over all rows."""
@@ -182,6 +186,17 @@ class SwappedAudit:
             ends = intervals.proportion_interval(rates, rows, confidence=self.confidence)
             found.append(self._estimate(float((self.decisions[chosen] > 0).mean()), ends))
         return found[0], found[1]
+
+    def over_chance(self) -> Estimate:
+        """AUC less one half, which every attacker gets who knows nothing of the targets.
+
+        With swapped roles that is so by construction: what belongs to a speaker alone counts once for and once against.
+        """
+        found = self.auc()
+        moved = {
+            name: number - 0.5 for name in ("value", "low", "high") if (number := getattr(found, name)) is not None
+        }
+        return replace(found, **moved)
 
     def tpr_at_fpr(self, fpr: float = 0.01) -> Estimate:
         """True positive rate at a false positive rate, over all rows at one threshold.

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_privacy._registry import find_object
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import SAMPLE_RATE
 
 Waves = Sequence[NDArray[np.float32]]
+SILENCE = 1e-5
+"""Root mean square, of full scale 1, below which a wave is silence."""
 Embed = Callable[[list[NDArray[np.float32]]], ArrayLike]
 
 
@@ -153,6 +156,44 @@ class SpeakerEncoder:
             return np.empty((0, self.dimension or 0), dtype=np.float32)
         return np.concatenate(parts)
 
+    def embed_usable(self, waves: Waves) -> tuple[NDArray[np.float32], dict[int, str]]:
+        """Return the embeddings of waves that have one, and why the others have none.
+
+        Parameters
+        ----------
+        waves : sequence of ndarray, each (samples,)
+
+        Returns
+        -------
+        ndarray of float32, shape (n - left out, d)
+        dict of int to str
+            Number of a wave left out, and the reason: silence is not asked about; the encoder failed, or gave NaN.
+
+        Raises
+        ------
+        UserError
+            If no wave of several that are not silent has an embedding: then it is the encoder.
+        """
+        left_out = {n: "silence" for n, wave in enumerate(waves) if is_silent(wave)}
+        heard = [n for n in range(len(waves)) if n not in left_out]
+        parts = []
+        for start in range(0, len(heard), self.batch_size):
+            numbers = heard[start : start + self.batch_size]
+            try:
+                parts.append(self.embed([waves[n] for n in numbers]))
+            except UserError as error:
+                if len(numbers) == 1:
+                    left_out[numbers[0]] = str(error)
+                    continue
+                for n in numbers:
+                    try:
+                        parts.append(self.embed([waves[n]]))
+                    except UserError as reason:
+                        left_out[n] = str(reason)
+        if heard and not parts:
+            raise UserError(f"none of {len(heard)} voices has an embedding; the first: {left_out[heard[0]]}")
+        return np.concatenate(parts) if parts else np.empty((0, self.dimension or 0), dtype=np.float32), left_out
+
     def scores_only(self) -> ScoreAccess:
         """The same recogniser, of which similarities alone are seen."""
         return ScoreAccess(self)
@@ -198,6 +239,43 @@ class SpeakerEncoder:
             )
         self.dimension = int(embeddings.shape[1])
         return embeddings
+
+
+def load_encoder(model: str, sample_rate: int | None = None) -> SpeakerEncoder:
+    """Load a recogniser of one's own.
+
+    Parameters
+    ----------
+    model : str
+        ``package.module:object``, where the object is a `SpeakerEncoder`, a torch module that takes one wave
+        (1, samples), or a function of a list of waves; or a file, as for `SpeakerEncoder.from_file`.
+    sample_rate : int, optional
+        That a module or function expects, in Hz; by default 16000.
+
+    Raises
+    ------
+    UserError
+        If there is no such object or file, or it is none of these.
+    """
+    rate = sample_rate or SAMPLE_RATE
+    if ":" not in model or Path(model).exists():
+        return SpeakerEncoder.from_file(model, sample_rate=rate)
+    found = find_object(model, {}, "speaker encoder")
+    if isinstance(found, SpeakerEncoder):
+        if rate not in (SAMPLE_RATE, found.sample_rate):
+            raise UserError(f"speaker encoder {model!r} expects {found.sample_rate} Hz; leave out sample_rate")
+        return found
+    import torch
+
+    if isinstance(found, torch.nn.Module):
+        return SpeakerEncoder.of_module(found.eval(), name=model, sample_rate=rate)
+    return SpeakerEncoder(found, rate, name=model)
+
+
+def is_silent(wave: ArrayLike) -> bool:
+    """Whether a wave holds nothing above 100 dB below full scale (root mean square)."""
+    samples = np.asarray(wave, dtype=np.float64)
+    return bool(samples.size == 0 or np.sqrt(np.mean(np.square(samples))) < SILENCE)
 
 
 class ScoreAccess:

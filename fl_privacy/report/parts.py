@@ -9,9 +9,10 @@ from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
 from fl_privacy.report import figures, words
 from fl_privacy.report.notes import Notes
-from fl_privacy.report.run import Run
+from fl_privacy.report.run import RATIO, Run
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
+_QUERIES = "queries"
 _SPREAD = "sd_over_folds"
 _APART = 3
 """Lines in one figure: more are hard to tell apart."""
@@ -72,6 +73,55 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
         "rows": rows,
         "notes": notes,
         "metric": TITLES[run.metric],
+        "confidence": _confidence(claims),
+    }
+
+
+def ratios(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of membership attacks by the share of voices that were trained on: a table."""
+    told = [c for c in _controlled(run) if RATIO in c.conditions and c.metric == run.metric]
+    claims = [c for c in told if _QUERIES not in c.conditions]
+    steps = list(dict.fromkeys(c.conditions[RATIO] for c in claims))
+    if len(steps) < 2:
+        return None
+    notes, rows = Notes("ratios"), []
+    for unit, label, mine in _series(claims, RATIO):
+        at = {c.conditions[RATIO]: c for c in mine}
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(step)) for step in steps]})
+    return {
+        "heads": [f"r = {step:g}" for step in steps],
+        "rows": rows,
+        "notes": notes,
+        "metric": TITLES[run.metric],
+        "confidence": _confidence(claims),
+    }
+
+
+def queries(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of a membership attack that asks its target for less: a table."""
+    claims = [c for c in _controlled(run) if _QUERIES in c.conditions and c.metric == run.metric]
+    steps = list(dict.fromkeys(c.conditions.get(RATIO) for c in claims))
+    if not claims:
+        return None
+    notes = Notes("queries")
+    rows: dict[str, dict[Any, Claim]] = {}
+    for claim in claims:
+        how = claim.conditions
+        grouped = ", enrolled as a group" if how.get("grouped") else ""
+        name = (
+            f"{how[_QUERIES]} voices sent: {how.get('voices')} of each candidate, {how.get('imposters')} imposters of "
+            f"{how.get('imposter_voices')}{grouped}; {how.get('scores_a_candidate')} scores a candidate"
+        )
+        rows.setdefault(name, {})[how.get(RATIO)] = claim
+    return {
+        "heads": [f"r = {step:g}" for step in steps],
+        "rows": [
+            {"name": name, "unit": "speaker", "cells": [notes.cell(at.get(step)) for step in steps]}
+            for name, at in rows.items()
+        ],
+        "notes": notes,
+        "metric": TITLES[run.metric],
+        "attack": claims[0].attack,
         "confidence": _confidence(claims),
     }
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,11 @@ from fl_privacy.audit.reading import guessing, main_claims, over_blind, quoted_m
 from fl_privacy.errors import UserError
 
 Floats = NDArray[np.float64]
+
+C = TypeVar("C", bound=Claim)
+
+RATIO = "r"
+"""Condition of a membership claim: the share of the voices heard that were trained on, where they were."""
 
 PERMUTATIONS = {
     "permuted-auxiliary-labels": "attacker's own speakers",
@@ -111,12 +116,17 @@ class Run:
     @cached_property
     def main(self) -> tuple[Claim, ...]:
         """Claims on all of the evidence under the controlled protocol; the other claims have sections of their own."""
-        return tuple(main_claims(self.claims))
+        return tuple(self._of_first_ratio(main_claims(self.claims)))
 
     @cached_property
     def main_controls(self) -> tuple[Control, ...]:
         """What `main` is held against."""
-        return tuple(main_claims(self.controls))
+        return tuple(self._of_first_ratio(main_claims(self.controls)))
+
+    def _of_first_ratio(self, claims: Sequence[C]) -> list[C]:
+        """Of speaker membership, claims at the mixing ratio that the run names first; of all else, all."""
+        first = next((c.conditions[RATIO] for c in self.claims if RATIO in c.conditions), None)
+        return [c for c in claims if c.conditions.get(RATIO) == first]
 
     @cached_property
     def metric(self) -> str:

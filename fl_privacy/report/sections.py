@@ -147,6 +147,9 @@ def controls(run: Run) -> Mapping[str, Any] | None:
 def utility(run: Run) -> Mapping[str, Any] | None:
     """How good the model is at its own task."""
     part = run.part("utility")
+    if part.get("eer_members") is not None:
+        errors = f"members' {words.number(part['eer_members'])}, others' {words.number(part['eer_nonmembers'])}"
+        return {"figure": None, "last": f"{part.get('task') or 'Verification'}: equal error rate on {errors}."}
     if part.get("uar") is None and part.get("accuracy") is None:
         return {"figure": None, "last": None}
     by_round = part.get("by_round") or {}
@@ -185,7 +188,7 @@ def data(run: Run) -> Mapping[str, Any] | None:
     return {
         "rows": rows,
         "test_speakers": run.result.get("test_speakers") or [],
-        "failed": len(failed),
+        "failed": len(failed) if "failed_replies" in run.result else None,
         "reasons": sorted(reasons.items()),
     }
 
@@ -212,6 +215,8 @@ SECTIONS = (
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
     Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
+    Section("ratios", "By the share of voices that were trained on", "ratios.html.j2", parts.ratios),
+    Section("queries", "With fewer queries", "queries.html.j2", parts.queries),
     Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
     Section("epsilon", "Epsilon", "epsilon.html.j2", epsilon.epsilon),
     Section("published", "By the rules of the published study", "published.html.j2", parts.published),

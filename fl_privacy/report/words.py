@@ -13,6 +13,10 @@ BLIND = {
     "blind-examples": "the number of examples that a client trained on",
     "blind-shares": "the shares of the task's classes among a client's examples",
     "blind-norm": "the norm of a client's update",
+    "wrong-target": "another recogniser, which none of these speakers trained",
+    "random-initialisation": "how close voices lie before a network that was never trained",
+    "mean-log-mel": "how close voices lie by their mean log-mel energies",
+    "log-mel-classifier": "mean log-mel energies, with a classifier that was told who the other members are",
     "chance": "guessing",
     "majority": "always naming the larger class",
 }

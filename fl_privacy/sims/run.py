@@ -6,13 +6,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from fl_privacy.config import SimulationFile, load
+from fl_privacy.config import AnyFile, SimulationFile, load_any
+from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import Engine
 from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.stages import RunFolder
+from fl_privacy.updates import ThreatModel
 
 
 def run(
@@ -37,7 +39,7 @@ def run(
     progress : callable, optional
         Called with (what, done, total).
     workers : int
-        Processes of the local engine; they change no result.
+        Processes of the local engine, or of training; they change no result.
 
     Returns
     -------
@@ -49,13 +51,37 @@ def run(
     UserError
         For whatever the user can mend; nothing is lost by it.
     """
-    file = load(source, settings)
+    file = load_any(source, settings)
     folder = Path(out) if out is not None else default_folder(source, file)
     return run_file(file, folder, progress, workers=workers)
 
 
+class Recipe(Protocol):
+    """How a kind of simulation is run."""
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """Who attacks, what they see and own."""
+
+    def run(self, folder: RunFolder) -> None:
+        """Do every stage that is not done."""
+
+
+def recipe_of(
+    file: AnyFile, progress: Progress | None = None, engine: Engine | None = None, workers: int = 1
+) -> Recipe:
+    """Return the recipe of a simulation's kind; `engine` is for federations."""
+    if isinstance(file, SimulationFile):
+        return FederatedSER(file, progress, engine, workers)
+    from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
+
+    if engine is not None:
+        raise UserError(f"a simulation of kind {file.simulation.kind!r} runs on no engine")
+    return SpeakerMembershipRecipe(file, progress, workers)
+
+
 def run_file(
-    file: SimulationFile,
+    file: AnyFile,
     folder: Path,
     progress: Progress | None = None,
     *,
@@ -65,14 +91,14 @@ def run_file(
     """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSER`."""
     import threadpoolctl
 
-    simulation = FederatedSER(file, progress, engine, workers)
+    simulation = recipe_of(file, progress, engine, workers)
     # More threads are slower at these sizes, and change the last bits of sums.
     with RunFolder(folder, file.resolved()).held() as held, threadpoolctl.threadpool_limits(1):
         simulation.run(held)
     return folder
 
 
-def default_folder(source: Any, file: SimulationFile) -> Path:
+def default_folder(source: Any, file: AnyFile) -> Path:
     """Return the folder that a simulation runs into by default: told from its settings alone."""
     name = "simulation" if isinstance(source, Mapping) else Path(str(source)).stem
     digest = hashlib.sha256(json.dumps(file.resolved(), sort_keys=True).encode()).hexdigest()[:8]

@@ -12,12 +12,13 @@ import pytest
 import soundfile
 from scipy.stats import spearmanr
 
+from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_membership import SpeakerMembership, run_speaker_membership
 from fl_privacy.training.speaker import SpeakerTraining
 
 ATTACKS = ("pair.mean likelihood ratio", "pair.mean", "logistic")
-BASELINES = ("tlk-improved", "encodermi-v", "faceauditor", "after-lrl (unverified)")
+BASELINES = ("tlk-improved", "encodermi-v", "encodermi-s", "faceauditor", "after-lrl (unverified)", "norms")
 
 
 @pytest.fixture(scope="module")
@@ -73,12 +74,16 @@ def test_a_run_from_speech_to_claims(speech, tmp_path: Path):
     by_speaker = {}
     for row in rows:
         if (row["attack"], row["r"]) == ("pair.mean", "1.0"):
-            by_speaker.setdefault(row["speaker"], []).append(int(row["member"]))
+            by_speaker.setdefault(row["speaker"], []).append(int(row["label"] == "member"))
     assert all(sum(roles) == 2 and len(roles) == 4 for roles in by_speaker.values())
     controls = {(c["control"], c["of"], c["conditions"]["r"]): c for c in written["controls"]}
-    assert len(controls) == 2 * (3 + 2)
-    assert controls["permutation", "pair.mean", 0.0]["n_permutations"] == 30
-    less = controls["less pair.mean alone", "logistic", 1.0]["value"]
+    assert len(controls) == 2 * 3
+    permuted = controls["permuted-private-labels", "pair.mean", 0.0]
+    assert permuted["n_permutations"] == 30
+    assert permuted["low"] < 0.5 < permuted["high"]
+    beside = {(c["attack"], c["metric"]): c["value"] for c in written["claims"] if c["conditions"]["r"] == 1.0}
+    assert beside["pair.mean", "auc_over_best_blind"] == pytest.approx(audit.auc().value - 0.5)
+    less = beside["logistic", "auc_over_pair_mean"]
     assert less == pytest.approx(result.audits["logistic", 1.0].auc().value - audit.auc().value)
     table = (tmp_path / "run" / "attacks" / "table.txt").read_text()
     assert "pair.mean likelihood ratio" in table and "8 targets, 3 voices a speaker; EER" in table
@@ -150,6 +155,8 @@ def test_chunks_count_as_voices(speech, tmp_path: Path):
         ({"attacks": ("magic",)}, "unknown membership attack .*magic.*Known: pair.mean"),
         ({"voices": 1}, "how close voices lie takes two at least"),
         ({"ratios": (1.2,)}, "give shares from 0 to 1"),
+        ({"access": "scores", "attacks": ("norms",)}, "'norms' looks at embeddings"),
+        ({"budgets": (Budget(4, 1, 1),)}, "more than the 3 voices"),
         ({"access": "label"}, 'give "white-box" .embeddings. or "scores"'),
         ({"permutations": 0}, "permutations = 0 must be positive"),
         ({"fpr": 0.0}, "fpr = 0.0 must lie strictly between"),

@@ -5,6 +5,7 @@
   voices; -V sorts them (`pair_quantiles`), -T averages them, which is TLK basic again.
 - FaceAuditor (Chen et al. 2023, arXiv 2304.02782): the model's similarities of the pairs that look least alike at the
   input, beside the input's (`hardest_pairs`).
+- The lengths of embeddings (`norms`), which cosines do not know.
 - After LRL (Li, Rezaei and Liu 2022, arXiv 2203.02077), unverified: statistics of the distances between a user's
   embeddings, `WITHIN` of the features.
 """
@@ -63,6 +64,12 @@ def hardest_pairs(voices: ArrayLike, inputs: ArrayLike, pairs: int = 5) -> Float
     if len(alike) < pairs:
         order[len(alike) :] = np.argmax(alike)
     return np.concatenate([similar[order], alike[order]])
+
+
+def norms(voices: ArrayLike) -> Floats:
+    """Return the mean, standard deviation, maximum and minimum (4,) of the lengths of a speaker's embeddings (n, d)."""
+    lengths = np.linalg.norm(np.asarray(voices, dtype=np.float64), axis=1)
+    return np.array([lengths.mean(), lengths.std(), lengths.max(), lengths.min()])
 
 
 def learned_similarity(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.membership.baselines import WITHIN
 from fl_privacy.attacks.membership.classifiers import (
     Boosting,
+    DeepSets,
     Logistic,
     MembershipClassifier,
     OneFeature,
@@ -26,6 +27,9 @@ from fl_privacy.errors import UserError
 Floats = NDArray[np.float64]
 Features = Sequence[Mapping[str, Floats]]
 """For each recogniser a row (f,) of each speaker's voices: the features, then whatever other attacks look at."""
+
+WHITE_BOX = frozenset({"norms"})
+"""Attacks that similarities alone do not serve."""
 
 INPUTS = ("features", "calibrated", "residual")
 """What a classifier may learn on: features as they are, over references' spread, or `pair.mean` less what references
@@ -186,7 +190,8 @@ def default_attacks(voices: int = 5) -> dict[str, MembershipAttack]:
     ----------
     voices : int
         How many of a speaker's voices they hear: after the features, a row holds that many voices' pairs, sorted
-        (`baselines.pair_quantiles`), 10 numbers of `baselines.hardest_pairs` and 1 of `baselines.learned_similarity`.
+        (`baselines.pair_quantiles`), 10 numbers of `baselines.hardest_pairs`, 1 of `baselines.learned_similarity` and
+        4 of `baselines.norms`.
     """
     pairs = len(FEATURES) + voices * (voices - 1) // 2
     return {
@@ -200,6 +205,8 @@ def default_attacks(voices: int = 5) -> dict[str, MembershipAttack]:
         "published-mlp": MembershipAttack(PublishedMLP()),
         "tlk-improved": MembershipAttack(OneFeature(0), columns=[pairs + 10]),
         "encodermi-v": MembershipAttack(Perceptron((256, 256)), columns=range(len(FEATURES), pairs)),
+        "encodermi-s": MembershipAttack(DeepSets(), columns=range(len(FEATURES), pairs)),
         "faceauditor": MembershipAttack(Perceptron(), columns=range(pairs, pairs + 10)),
         "after-lrl (unverified)": MembershipAttack(Perceptron(), columns=WITHIN),
+        "norms": MembershipAttack(Logistic(C=1.0), columns=range(pairs + 11, pairs + 15)),
     }

@@ -107,6 +107,54 @@ def swap_design(speakers: Sequence[str], imposters: int, pairs: int, seed: int) 
     return SwapDesign(tuple(sorted(order[2 * size :])), tuple(recognisers))
 
 
+def one_sided_design(
+    members: Sequence[str], nonmembers: Sequence[str], auxiliary: Sequence[str], imposters: int, pairs: int, seed: int
+) -> SwapDesign:
+    """Draw a design around one recogniser that is there already.
+
+    Its members and non-members are whoever they are: nothing is swapped, and what sets one group of people or
+    recordings apart from the other looks like membership. Blind baselines say how much that is.
+
+    Parameters
+    ----------
+    members, nonmembers : sequence of str
+        Speakers who trained the target, and who did not.
+    auxiliary : sequence of str
+        Other speakers: imposters, and those who train shadows.
+    imposters : int
+        How many of these are imposters.
+    pairs : int
+        How many times the other auxiliary speakers are halved; each half trains a shadow.
+    seed : int
+
+    Returns
+    -------
+    SwapDesign
+        The target is recogniser 0, alone in its pool.
+
+    Raises
+    ------
+    UserError
+        Where fewer than four auxiliary speakers are left to train shadows, or there is no imposter or pair.
+    """
+    names = sorted(set(auxiliary))
+    if imposters < 1 or pairs < 1:
+        raise UserError(f"a one-sided design needs an imposter and a pair at least; got {imposters} and {pairs}")
+    size = (len(names) - imposters) // 2 * 2
+    if size < 4:
+        raise UserError(
+            f"{len(names)} auxiliary speakers, {imposters} of them imposters: too few; at least four train shadows"
+        )
+    rng = np.random.default_rng([seed, 0])
+    order = [names[place] for place in rng.permutation(len(names))]
+    recognisers = [Recogniser(0, tuple(sorted(members)), tuple(sorted(nonmembers)))]
+    for _ in range(pairs):
+        drawn = [order[place] for place in rng.permutation(size)]
+        halves = tuple(sorted(drawn[: size // 2])), tuple(sorted(drawn[size // 2 :]))
+        recognisers += [Recogniser(1, halves[0], halves[1]), Recogniser(1, halves[1], halves[0])]
+    return SwapDesign(tuple(sorted(order[size:])), tuple(recognisers))
+
+
 @dataclass(frozen=True, slots=True)
 class Voices:
     """One speaker's voices.
@@ -121,6 +169,11 @@ class Voices:
 
     trained: tuple[str, ...]
     unseen: tuple[str, ...]
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Trained ones, then unseen ones."""
+        return (*self.trained, *self.unseen)
 
     def draw(self, r: float, n: int, rng: np.random.Generator) -> tuple[str, ...]:
         """Draw the voices that an attack hears.

@@ -9,6 +9,7 @@ from fl_privacy.attacks.membership import FEATURES
 from fl_privacy.attacks.membership.classifiers import (
     CLASSIFIERS,
     Boosting,
+    DeepSets,
     Logistic,
     OneFeature,
     PublishedMLP,
@@ -222,3 +223,20 @@ def test_levels_are_told_from_the_speakers_that_a_reference_knows():
     hidden[steady, 1] = np.nan
     found = calibrate(observed, hidden).residual
     assert abs(found[steady].mean() - found[~steady].mean()) < 0.1
+
+
+def test_a_set_of_numbers_is_told_by_more_than_its_mean_in_any_order():
+    """Sets of one mean, members' wider: a threshold on the mean, which is EncoderMI-T, cannot tell them apart."""
+    rng = np.random.default_rng(9)
+
+    def sets(n):
+        members = np.arange(n) % 2 == 0
+        table = rng.standard_normal((n, 15)) * np.where(members, 2.0, 0.7)[:, None]
+        return table - table.mean(axis=1, keepdims=True), members
+
+    table, members = sets(200)
+    classifier = DeepSets(epochs=150).fit(*sets(200), np.arange(200))
+    scores = classifier.decision_function(table)
+    assert auc(scores[members], scores[~members]) > 0.95
+    shuffled = rng.permuted(table, axis=1)
+    np.testing.assert_allclose(classifier.decision_function(shuffled), scores, atol=1e-4)

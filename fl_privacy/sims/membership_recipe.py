@@ -1,0 +1,195 @@
+"""The recipe ``speaker-membership``: a simulation file, run into a folder with a result and a report."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fl_privacy.attacks.files import write_result
+from fl_privacy.attacks.membership.queries import Budget
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.config import SpeakerMembershipFile, Speech
+from fl_privacy.corpora import Corpus
+from fl_privacy.errors import UserError
+from fl_privacy.models.speaker import ENCODERS
+from fl_privacy.models.speaker_losses import LOSSES
+from fl_privacy.report import write_report
+from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
+from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.speaker_membership import SpeakerMembership, attack_in_swapped_roles
+from fl_privacy.sims.speaker_recognisers import Source
+from fl_privacy.sims.stages import RunFolder
+from fl_privacy.training.speaker import SpeakerTraining
+from fl_privacy.updates import ThreatModel
+
+_SEEN = {"white-box": "the embeddings of the voices that it sends", "scores": "similarities of two voices alone"}
+
+
+class SpeakerMembershipRecipe:
+    """One run of the recipe.
+
+    Parameters
+    ----------
+    file : SpeakerMembershipFile
+    progress : callable, optional
+        See `Progress`.
+    workers : int
+        Processes that train recognisers; they change no result.
+
+    Raises
+    ------
+    UserError
+        For an attack, encoder or loss that is not known.
+    """
+
+    def __init__(self, file: SpeakerMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
+        self.file = file
+        self._progress: Progress = progress or (lambda what, done, total: None)
+        target, protocol, audit = file.target, file.protocol, file.audit
+        own = target.model is not None
+        shadow = None if file.shadow is None else SpeakerTraining(**file.shadow.model_dump())
+        # Of a model of one's own the attacker knows the shadows' training alone.
+        training = (shadow or SpeakerTraining()) if own else SpeakerTraining(**target.training)
+        speech = file.auxiliary if own else file.private
+        assert speech is not None
+        for chosen in (training, shadow or training):
+            for name, known, what in ((chosen.encoder, ENCODERS, "encoder"), (chosen.loss, LOSSES, "loss")):
+                if name not in known:
+                    raise UserError(f"unknown speaker {what} {name!r}. Known: {', '.join(known)}")
+        self.settings = SpeakerMembership(
+            speech.corpus,
+            speech.root,
+            training,
+            None if own else shadow,
+            target.access,
+            protocol.imposters,
+            protocol.swaps,
+            protocol.voices,
+            protocol.ratios,
+            protocol.chunk_frames,
+            audit.fpr,
+            tuple(attack.name for attack in file.attack),
+            audit.permutations,
+            audit.confidence,
+            file.simulation.seed,
+            workers,
+            speech.options,
+            tuple(Budget(**budget.model_dump()) for budget in protocol.budgets),
+        )
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """Who attacks, what they see and own."""
+        file, settings = self.file, self.settings
+        trained = f"{settings.training.encoder if settings.shadow is None else settings.shadow.encoder} recognisers"
+        how = "" if file.target.model is None and settings.shadow is None else ", which may be unlike the target"
+        return ThreatModel(
+            attacker="a user of the recogniser",
+            observes=_SEEN[settings.access],
+            owns=f"recordings of the candidates, and others' speech, on which it trains {trained} of its own{how}",
+        )
+
+    def run(self, folder: RunFolder) -> None:
+        """Do every stage that is not done."""
+        if not (folder.done("audit") and (folder.path / "result.json").exists()):
+            folder.undo("audit")
+            work = self._swapped if self.file.target.model is None else self._own
+            folder.stage("audit", lambda path: work(path, folder))
+        if not (folder.path / "report.html").exists():
+            write_report(folder.path)
+
+    def _swapped(self, path: Path, folder: RunFolder) -> None:
+        found = attack_in_swapped_roles(folder, self.settings, self._told())
+        assert self.file.private is not None
+        corpora = {"private": [facts_of(self.file.private, dict(found.excluded))], "auxiliary": []}
+        parts = {
+            "utility": {"task": "Verification by voices that no recogniser was trained on", **found.utility},
+            "queries": found.queries,
+            "corpora": corpora,
+            "table": found.table(),
+        }
+        self._write(path, folder, found.claims(), found.controls(), found.scores_csv(), parts)
+
+    def _own(self, path: Path, folder: RunFolder) -> None:
+        from fl_privacy.attacks.files import scores_csv
+
+        file = self.file
+        assert file.target.model is not None
+        assert file.members is not None
+        assert file.nonmembers is not None
+        assert file.auxiliary is not None
+        rate = file.target.sample_rate if "sample_rate" in file.target.model_fields_set else None
+        own = OwnRecogniser(
+            file.target.model, _source(file.members, "members/"), _source(file.nonmembers, "nonmembers/"), rate
+        )
+        found = attack_own_recogniser(folder, own, self.settings, self._told())
+        corpora = {
+            "private": [
+                facts_of(file.members, found.left_out["members/"]),
+                facts_of(file.nonmembers, found.left_out["nonmembers/"]),
+            ],
+            "auxiliary": [facts_of(file.auxiliary, found.left_out["auxiliary/"])],
+        }
+        parts = {
+            "utility": {"task": "Verification by the candidates' voices", **found.utility},
+            "queries": found.queries,
+            "corpora": corpora,
+            "table": found.evaluation.table(),
+        }
+        evaluation = found.evaluation
+        self._write(path, folder, evaluation.claims, evaluation.controls, scores_csv(evaluation), parts)
+
+    def _write(
+        self, path: Path, folder: RunFolder, claims: Any, controls: Any, scores: str, parts: dict[str, Any]
+    ) -> None:
+        write_atomically(path / "table.txt", parts["table"] + "\n")
+        model = self.threat_model
+        write_result(
+            folder.path,
+            claims,
+            controls,
+            scores,
+            simulation=self.file.resolved(),
+            threat_model={**model.to_dict(), "words": model.describe()},
+            **parts,
+        )
+
+    def _told(self) -> Callable[[int, int], None]:
+        settings = self.settings
+        kinds = [settings.training] + ([] if settings.shadow is None else [settings.shadow])
+        each = 4 if self.file.target.model is None else 2
+        total, done = each * settings.pairs * sum(training.steps for training in kinds), 0
+
+        def told(job: int, step: int) -> None:
+            nonlocal done
+            done += 1  # one call for each step
+            self._progress("training recognisers", done, total)
+
+        return told
+
+
+def facts_of(speech: Speech, left_out: dict[str, str]) -> dict[str, Any]:
+    """Say of a corpus what was taken, and what was left out and why.
+
+    Parameters
+    ----------
+    speech : Speech
+    left_out : dict of str to str
+        Of what the scan took: a speaker or a voice, and why it was left out.
+    """
+    corpus = Corpus.load(speech.corpus, speech.root, **speech.options)
+    reasons = Counter([excluded.reason for excluded in corpus.excluded])
+    reasons.update(left_out.values())
+    return {
+        "name": corpus.name,
+        "speakers": len(corpus.speakers),
+        "utterances": len(corpus),
+        "left_out": dict(sorted(reasons.items())),
+    }
+
+
+def _source(speech: Speech, side: str) -> Source:
+    return Source(speech.corpus, speech.root, json.dumps(speech.options, sort_keys=True), side)

@@ -1,0 +1,258 @@
+"""Simulation files of speaker membership: recognisers in swapped roles, and one that is there already."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from fl_privacy import cli
+from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
+from fl_privacy.errors import UserError
+from fl_privacy.sims.own_recogniser import cross_fitted
+from fl_privacy.sims.run import run
+from fl_privacy.training.speaker import SpeakerTraining
+
+QUICK = {"steps": 4, "speakers_per_batch": 3, "crops_per_speaker": 2, "crop_frames": 20}
+MEMORY: set[bytes] = set()
+"""What the recogniser below was trained on: first bytes of voices."""
+
+
+def tell_tale(waves):
+    """A recogniser that knows its voices: those of members lie close; one voice has no embedding."""
+    found = []
+    for wave in waves:
+        level = np.abs(np.fft.rfft(wave, 512))[:32]
+        if wave[:8].tobytes() in MEMORY:
+            level = np.full(32, 10.0) + 0.01 * level
+        if len(wave) < 1000:
+            level[:] = np.nan
+        found.append(level)
+    return np.stack(found)
+
+
+def wrong_shape(waves):
+    return np.zeros((len(waves), 3, 2))
+
+
+def people(root: Path, names: range, rng: np.random.Generator, voices: int = 6) -> None:
+    time = np.arange(4800) / 16_000
+    for person in names:
+        (root / f"p{person:02d}").mkdir(parents=True)
+        for voice in range(voices):
+            buzz = np.sin(2 * np.pi * (120 + 40 * person) * time + rng.uniform(0, 6))
+            wave = 0.2 * buzz + 0.1 * rng.standard_normal(time.size)
+            soundfile.write(str(root / f"p{person:02d}" / f"v{voice}.wav"), wave, 16_000)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("own"), np.random.default_rng(0)
+    people(root / "members", range(7), rng)
+    people(root / "nonmembers", range(10, 17), rng)
+    people(root / "auxiliary", range(20, 32), rng)
+    for person, length in ((3, 4800), (4, 4800), (5, 400)):  # silence, a person of one voice, a voice without embedding
+        path = root / "members" / f"p{person:02d}"
+        if person == 4:
+            for voice in range(1, 6):
+                (path / f"v{voice}.wav").unlink()
+        wave = np.zeros(4800) if person == 3 else 0.1 * rng.standard_normal(length)
+        soundfile.write(str(path / "v0.wav"), wave, 16_000)
+    for path in (root / "members").rglob("*.wav"):
+        MEMORY.add(soundfile.read(str(path), dtype="float32")[0][:8].tobytes())
+    return root
+
+
+def own(speech: Path, **target) -> dict:
+    sides = {side: {"corpus": "folder", "root": str(speech / side)} for side in ("members", "nonmembers", "auxiliary")}
+    return {
+        "simulation": {"kind": "speaker-membership"},
+        "target": {"model": f"{__name__}:tell_tale", **target},
+        **sides,
+        "shadow": {**QUICK, "steps": 60},
+        "protocol": {"imposters": 3, "swaps": 2, "voices": 6},
+        "attack": [{"name": "pair.mean"}, {"name": "pair.mean likelihood ratio"}],
+    }
+
+
+def swapped(speech: Path) -> dict:
+    return {
+        "simulation": {"kind": "speaker-membership"},
+        "target": QUICK,
+        "private": {"corpus": "folder", "root": str(speech / "auxiliary")},
+        "protocol": {
+            "imposters": 2,
+            "swaps": 2,
+            "voices": 3,
+            "budgets": [
+                {"voices": 3, "imposters": 4, "imposter_voices": 6},
+                {"voices": 2, "imposters": 1, "imposter_voices": 4, "grouped": True},
+            ],
+        },
+        "attack": [{"name": "logistic"}, {"name": "pair.mean"}],
+        "audit": {"permutations": 30},
+    }
+
+
+def test_recognisers_of_a_file_are_trained_attacked_and_reported(speech, tmp_path: Path):
+    folder = run(swapped(speech), ["audit.confidence=0.9"], out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    assert result["simulation"]["simulation"]["kind"] == "speaker-membership"
+    assert "embeddings of the voices" in result["threat_model"]["words"]
+    heads = [c for c in result["claims"] if c["primary"] and c["metric"] == "auc"]
+    assert [(c["attack"], c["conditions"]["r"], c["confidence"]) for c in heads] == [
+        ("logistic", 1.0, 0.9),
+        ("logistic", 0.0, 0.9),
+    ]
+    asked = [c for c in result["claims"] if "queries" in c["conditions"]]
+    # Candidates of a target (the speakers of its pool) times voices, and the imposters' voices.
+    assert [(c["conditions"]["queries"], c["conditions"]["scores_a_candidate"]) for c in asked] == [
+        *[(4 * 3 + 4 * 6, 3 + 3 * 24)] * 2,
+        *[(4 * 2 + 4, 1 + 2)] * 2,
+    ]
+    assert asked[0]["value"] == heads[0]["value"], "the whole budget is the whole attack"
+    report = (folder / "report.html").read_text()
+    for told in ("r = 0", "enrolled as a group", "AUC over pair.mean", "equal error rate", "12</td>"):
+        assert told in report
+    for absent in ("No reply failed", 'diagram" viewBox', 'id="rounds"', 'id="scores"'):
+        assert absent not in report
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+    (folder / "result.json").unlink()
+    (folder / "report.html").unlink()
+    run(swapped(speech), ["audit.confidence=0.9"], out=folder)
+    assert json.loads((folder / "result.json").read_text()) == result
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == before, "nothing is trained again"
+
+
+def test_a_recogniser_of_ones_own_is_judged_against_baselines_that_never_ask_it(speech, tmp_path: Path):
+    folder = run(own(speech), out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    found = {(c["attack"], c["metric"]): c for c in result["claims"] if c["unit"] == "speaker"}
+    head = found["pair.mean", "auc"]
+    assert (head["value"], head["n_positive"], head["n_negative"]) == (1.0, 6, 7)
+    assert found["pair.mean likelihood ratio", "auc"]["value"] is not None
+    blind = {c["control"]: c["value"] for c in result["controls"] if c["metric"] == "auc" and c["unit"] == "speaker"}
+    assert set(blind) == {
+        "random-initialisation",
+        "mean-log-mel",
+        "log-mel-classifier",
+        "wrong-target",
+        "majority",
+        "permuted-private-labels",
+    }
+    over = found["pair.mean", "auc_over_best_blind"]
+    best = max(0.5, *(blind[k] for k in blind if k not in ("majority", "permuted-private-labels")))
+    assert over["value"] == pytest.approx(1.0 - best)
+    # What could not be judged is told, and harmed nobody else.
+    lost = result["corpora"]["private"][0]["left_out"]
+    assert lost["silence"] == 1
+    assert lost["one voice; how close voices lie takes two"] == 1
+    assert any("NaN" in reason for reason in lost)
+    assert result["queries"] >= 13 * 5 + 3 * 6
+    report = (folder / "report.html").read_text()
+    assert "Scores by speaker" in report and "log-mel-classifier" in report
+    with (folder / "scores.csv").open() as file:
+        assert {row["label"] for row in csv.DictReader(file)} == {"member", "non-member"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": {"model": f"{__name__}:wrong_shape"}}, "none of .* voices has an embedding.*shape .*expected"),
+        ({"target": {"model": f"{__name__}:nobody"}}, "has no 'nobody'"),
+        ({"target": {"model": "/nowhere/model.pt"}}, "there is no file /nowhere/model.pt"),
+        ({"nonmembers": "members"}, "'p00' is among the members and among the non-members"),
+        ({"auxiliary": "members"}, "the attacker owns other people's"),
+        ({"attack": [{"name": "magic"}]}, "unknown membership attack"),
+        ({"shadow": {"encoder": "magic"}}, "unknown speaker encoder 'magic'. Known: x-vector"),
+    ],
+)
+def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
+    content = own(speech)
+    for key, value in changes.items():
+        content[key] = {"corpus": "folder", "root": str(speech / value)} if isinstance(value, str) else value
+    with pytest.raises(UserError, match=message):
+        run(content, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["protocol.budgets=[{voices=9, imposters=1, imposter_voices=1}]"], "budgets.0.voices: more than the 5"),
+        (["target.encoderr=x"], "target.encoderr: unknown key"),
+        (["federation.rounds=3"], "federation: unknown key"),
+        (["target.model=a:b"], "target: encoder: the model is trained already"),
+        (["members={corpus='an4'}"], r"members: for a model of one's own"),
+        (["target.sample_rate=8000"], "sample_rate: for a model of one's own"),
+        (["protocol.ratios=[2.0]"], "protocol.ratios.0"),
+        (["attack=[{name='logistic'}, {name='logistic'}]"], "a name stands there twice"),
+        (["simulation.kind=magic"], "simulation.kind: 'magic' is none of federated-ser, speaker-membership"),
+    ],
+)
+def test_files_are_checked(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_any("speaker-membership", settings)
+
+
+def test_a_model_of_ones_own_takes_three_corpora():
+    content = {
+        "simulation": {"kind": "speaker-membership"},
+        "target": {"model": "a:b"},
+        "attack": [{"name": "logistic"}],
+    }
+    with pytest.raises(ConfigError, match=r"members: missing; a model of one's own takes"):
+        load_any(content)
+    with pytest.raises(ConfigError, match="private: missing"):
+        load_any({**content, "target": {}})
+
+
+def test_federated_files_are_read_as_before_and_others_are_refused_there():
+    assert load_any("federated-ser") == load("federated-ser")
+    with pytest.raises(ConfigError, match="is no federated simulation"):
+        load("speaker-membership")
+
+
+def test_defaults_are_those_of_the_training():
+    file = load_any("speaker-membership")
+    assert isinstance(file, SpeakerMembershipFile)
+    assert SpeakerTraining(**file.target.training) == SpeakerTraining()
+
+
+def test_a_classifier_of_recordings_is_never_asked_of_whom_it_learned():
+    rng, members = np.random.default_rng(0), np.arange(80) < 40
+    noise = rng.standard_normal((80, 40))
+    own_scores = cross_fitted(noise, members, 0)
+    assert abs(np.mean(own_scores[:40][:, None] > own_scores[40:]) - 0.5) < 0.15
+    noise[:40, 0] += 4
+    told = cross_fitted(noise, members, 0)
+    assert np.mean(told[:40][:, None] > told[40:]) > 0.9
+
+
+def test_the_command(speech, tmp_path: Path, monkeypatch, capsys):
+    path = tmp_path / "simulation.toml"
+    toml = "\n".join(
+        [
+            "[simulation]\nkind = 'speaker-membership'",
+            "[target]\n" + "\n".join(f"{key} = {value}" for key, value in QUICK.items()),
+            f"[private]\ncorpus = 'folder'\nroot = '{speech / 'auxiliary'}'",
+            "[protocol]\nimposters = 2\nswaps = 2\nvoices = 3",
+            "[[attack]]\nname = 'pair.mean'",
+        ]
+    )
+    path.write_text(toml)
+    out = tmp_path / "run"
+    monkeypatch.setattr(
+        sys, "argv", ["fl-privacy", "run", str(path), "--set", "audit.permutations=9", "--out", str(out), "-q"]
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert not stop.value.code
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("The attacker is a user of the recogniser")
+    assert any(line.startswith("1     pair.mean") for line in printed)
+    assert printed[-1] == str(out)
