@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,6 +61,7 @@ def make(kind: str, table: Mapping[str, str], settings: Mapping[str, Any], base:
     arguments = dict(settings)
     name = arguments.pop("name")
     maker = find_object(name, table, kind)
+    _check_arguments(kind, name, maker, arguments)
     try:
         made = maker(**arguments)
     except (TypeError, ValueError) as error:
@@ -67,3 +69,17 @@ def make(kind: str, table: Mapping[str, str], settings: Mapping[str, Any], base:
     if base is not None and not isinstance(made, base):
         raise UserError(f"{kind} {name!r} is a {type(made).__name__}, not a {base.__name__}")
     return made
+
+
+def _check_arguments(kind: str, name: str, maker: Any, arguments: Mapping[str, Any]) -> None:
+    """Refuse settings that a maker does not take, and say which it takes."""
+    try:
+        signature = inspect.signature(maker)
+    except (TypeError, ValueError):  # some built-ins have none
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        known = ", ".join(signature.parameters)
+        takes = f"it takes: {known}" if known else "it takes no arguments"
+        raise UserError(f"{kind} {name!r}: {error}; {takes}") from error
