@@ -132,7 +132,7 @@ def test_a_broken_update_is_not_made_whole(entry, wrong):
         ({"name": "top-k", "fraction": 1.5}, "fraction must be above 0"),
         ({"name": "top-k", "fraction": True}, "fraction must be above 0"),
         ({"name": "top-k"}, "fraction"),
-        ({"name": "sign", "scale": 2}, "Sign.*takes no arguments"),
+        ({"name": "sign", "scale": 2}, "sign.*takes no arguments"),
         ({"name": "quantise", "bits": 1}, "bits must be a whole number from 2 to 16"),
         ({"name": "quantise", "bits": 2.5}, "bits must be a whole number"),
     ],
