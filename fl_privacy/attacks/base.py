@@ -42,9 +42,6 @@ Gradient = Callable[
 NoiseScale = Callable[[Update], float]
 """Standard deviation of a defense's noise on each coordinate of an update."""
 
-STATIC = ":static"
-"""Ends the name of an attack by somebody who does not know the defense, and whose shadows are made without it."""
-
 
 @dataclass(frozen=True)
 class Examples:

@@ -17,6 +17,9 @@ _QUOTED = {"auc": "AUC", "uar": "UAR", "correlation": "correlation"}
 _OVER = "_over_best_blind"
 _OVER_ONE = "auc_over_pair_mean"
 
+STATIC = ":static"
+"""Ends the name of an attack by somebody who does not know the defense, and whose shadows are made without it."""
+
 TITLES = {
     **_QUOTED,
     "accuracy": "accuracy",

@@ -30,9 +30,6 @@ PERMUTATIONS = {
 }
 """Permutation controls and whose labels they permute."""
 
-STATIC = ":static"
-"""Ends the name of an attack that does not know the defense."""
-
 # What XML 1.0 cannot hold; a name in a user's file may have it.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fl_privacy.audit import Claim
-from fl_privacy.audit.reading import SIGNED, TITLES
+from fl_privacy.audit.reading import SIGNED, STATIC, TITLES
 from fl_privacy.report import epsilon, figures, words
 from fl_privacy.report.notes import Notes
-from fl_privacy.report.run import STATIC, Run
+from fl_privacy.report.run import Run
 from fl_privacy.report.swept import Sweep, Swept, in_words
 
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.reading import TITLES, of_two
-from fl_privacy.report.run import PERMUTATIONS, STATIC, Run
+from fl_privacy.audit.reading import STATIC, TITLES, of_two
+from fl_privacy.report.run import PERMUTATIONS, Run
 
 BLIND = {
     "blind-examples": "the number of examples that a client trained on",

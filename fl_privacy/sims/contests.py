@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fl_privacy.attacks.base import STATIC, Attack, make_attacks
+from fl_privacy.attacks.base import Attack, make_attacks
+from fl_privacy.audit.reading import STATIC
 from fl_privacy.config import AttackChoice
 from fl_privacy.errors import UserError
 

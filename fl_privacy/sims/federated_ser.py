@@ -327,7 +327,7 @@ class FederatedSER:
             names = self._names(shadows, defended)
             own, victim = (_observed([folder / name for name in those]) for those in (names, ["victim"]))
             examples = None
-            if any("examples" in attack.needs for attack in (contest.attack for contest in self._contests)):
+            if any("examples" in each.attack.needs for each in self._contests):
                 examples = self._voices.partition("matched", self._seed(99)).examples
             knows = contest.aware and bool(self._defenses)
             self._asked[key] = Question.ask(
