@@ -4,7 +4,7 @@ Run configuration, beside the client's (`fl_privacy.clients.ser`): ``num-server-
 ``store`` (folder for the captured updates), ``utility`` (file for the held-out speakers' scores by round),
 ``observe`` ("each" or "sum"), ``capture-arrays`` and ``capture-clients`` (JSON list, or null for all),
 ``capture-every``, ``capture-dtype``, ``fraction-evaluate``, ``owns`` (what the attacker owns, for the threat model),
-``checkpoint`` (file from which a killed run goes on, or empty) , if the first weights are to be those of another
+``checkpoint`` (file from which a killed run goes on, or empty), if the first weights are to be those of another
 federation, ``initial-seed`` (that one's seed), ``reply`` (FedSGD: "gradient" or "step"), and for defenses
 ``participations`` (in how many rounds a client takes part at most) and ``ledgers`` (file for the noisy steps that each
 client took).
