@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from fl_privacy._registry import find_object
 from fl_privacy.config import AnyFile, SimulationFile, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import Engine
@@ -56,6 +57,10 @@ def run(
     return run_file(file, folder, progress, workers=workers)
 
 
+_CENTRAL = {"speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe"}
+"""Recipes of targets that are trained in one place, by ``simulation.kind``."""
+
+
 class Recipe(Protocol):
     """How a kind of simulation is run."""
 
@@ -73,11 +78,10 @@ def recipe_of(
     """Return the recipe of a simulation's kind; `engine` is for federations."""
     if isinstance(file, SimulationFile):
         return FederatedSER(file, progress, engine, workers)
-    from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
-
     if engine is not None:
         raise UserError(f"a simulation of kind {file.simulation.kind!r} runs on no engine")
-    return SpeakerMembershipRecipe(file, progress, workers)
+    recipe: Recipe = find_object(file.simulation.kind, _CENTRAL, "recipe")(file, progress, workers)
+    return recipe
 
 
 def run_file(

@@ -1,46 +1,17 @@
-"""The simulation file: TOML read into frozen models that refuse what they do not know."""
+"""The file of a federated simulation."""
 
 from __future__ import annotations
 
 import json
 import os
-import tomllib
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from fl_privacy.errors import UserError
-
-
-class ConfigError(UserError):
-    """A simulation file, or a ``--set``, that cannot be used as it is."""
+from fl_privacy.config._sections import Named, Section
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Python counts true as 1; a simulation file does not."""
-        field = cls.model_fields[str(info.field_name)]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError(f"cannot be {str(value).lower()}")
-        return value
-
-
-class _Named(BaseModel):
-    """A built-in by name, or anyone's own by ``package.module:object``; the other keys go to its constructor."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    name: str = Field(min_length=1)
-
-
-class Simulation(_Section):
+class Simulation(Section):
     """What is run, and from which seed."""
 
     kind: Literal["federated-ser"]
@@ -50,7 +21,7 @@ class Simulation(_Section):
     `fl_privacy.sims.ser_attacker`, on whatever that runs. Shadow federations are the attacker's own: local."""
 
 
-class Task(_Section):
+class Task(Section):
     """What the clients learn."""
 
     label: str = "emotion"
@@ -65,7 +36,7 @@ class Task(_Section):
         return self
 
 
-class CorpusChoice(_Section):
+class CorpusChoice(Section):
     """A corpus and where it lies."""
 
     corpus: str = Field(min_length=1)
@@ -115,7 +86,7 @@ class Private(CorpusChoice):
         return self
 
 
-class Features(_Section):
+class Features(Section):
     """What clients train on."""
 
     name: str = "functionals"
@@ -124,7 +95,7 @@ class Features(_Section):
     normalise: Literal["global", "speaker", "none"] = "global"
 
 
-class FederationSettings(_Section):
+class FederationSettings(Section):
     """The federation; defaults are the published settings (Feng et al.), `clients_per_round` apart."""
 
     algorithm: Literal["fedsgd", "fedavg"] = "fedsgd"
@@ -167,7 +138,7 @@ class FederationSettings(_Section):
         return wanted if isinstance(wanted, int) else max(1, int(wanted * clients + 1e-9))
 
 
-class Capture(_Section):
+class Capture(Section):
     """What of the updates is written down."""
 
     observe: Literal["each", "sum"] = "each"
@@ -189,7 +160,7 @@ class Capture(_Section):
         return self
 
 
-class Shadow(_Section):
+class Shadow(Section):
     """The attacker's own federations."""
 
     federations: int = Field(default=1, ge=1)
@@ -205,11 +176,11 @@ class Shadow(_Section):
     """Of how many captured rounds one is replayed on the attacker's clients, for attacks with shadows = "matched"."""
 
 
-class DefenseChoice(_Named):
+class DefenseChoice(Named):
     """A defense and its settings."""
 
 
-class AttackChoice(_Named):
+class AttackChoice(Named):
     """An attack and its settings."""
 
     label: str | None = None
@@ -223,7 +194,7 @@ class AttackChoice(_Named):
     """Default: those of the audit; none where the attack says that it is costly."""
 
 
-class AuditSettings(_Section):
+class AuditSettings(Section):
     """How claims are made."""
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
@@ -247,7 +218,7 @@ class AuditSettings(_Section):
         return self
 
 
-class SweepGrid(_Section):
+class SweepGrid(Section):
     """One grid: a simulation for every combination of its axes' values."""
 
     vary: tuple[str, ...] = Field(min_length=1)
@@ -256,7 +227,7 @@ class SweepGrid(_Section):
     """How many seeds this grid has; default: the sweep's."""
 
 
-class SweepSettings(_Section):
+class SweepSettings(Section):
     """Which simulations a file stands for, where it is not one alone."""
 
     vary: tuple[str, ...] = ()
@@ -283,7 +254,7 @@ class SweepSettings(_Section):
         return self.model_copy(update={"seeds": seeds, "grid": grids})
 
 
-class ProtocolSettings(_Section):
+class ProtocolSettings(Section):
     """By whose rules claims are made."""
 
     name: Literal["controlled", "as-published"] = "controlled"
@@ -300,7 +271,7 @@ class ProtocolSettings(_Section):
         return self
 
 
-class SimulationFile(_Section):
+class SimulationFile(Section):
     """A whole simulation: the four nouns and how they are put together."""
 
     simulation: Simulation
@@ -384,311 +355,8 @@ class SimulationFile(_Section):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-class SpeakerMembershipSimulation(_Section):
-    """What is run, and from which seed."""
-
-    kind: Literal["speaker-membership"]
-    seed: int = Field(default=1, ge=0)
-
-
-class Speech(_Section):
-    """A corpus of voices and where it lies."""
-
-    corpus: str = Field(min_length=1)
-    root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
-
-
-class RecogniserTraining(_Section):
-    """How speaker recognisers are trained; see `fl_privacy.training.speaker.SpeakerTraining`."""
-
-    encoder: str = "x-vector"
-    loss: str = "aam-softmax"
-    steps: int = Field(default=400, ge=1)
-    speakers_per_batch: int = Field(default=16, ge=1)
-    crops_per_speaker: int = Field(default=4, ge=1)
-    crop_frames: int = Field(default=80, ge=1)
-    """Length of a crop, 10 ms each."""
-    learning_rate: float = Field(default=2e-3, gt=0)
-    clip: float = Field(default=3.0, ge=0)
-    """Norm that gradients are cut to; 0: they are not."""
-
-
-class SpeakerTarget(RecogniserTraining):
-    """The recognisers under attack: trained in the run, or one that is there already."""
-
-    access: Literal["white-box", "scores"] = "white-box"
-    """Whether embeddings are seen, or similarities of two voices alone."""
-    model: str | None = None
-    """A trained recogniser: ``package.module:object``, or a TorchScript or ``torch.export`` file."""
-    sample_rate: int = Field(default=16_000, ge=1)
-    """That the model of a file, or a plain function, expects, in Hz."""
-
-    @model_validator(mode="after")
-    def _trained_or_given(self) -> SpeakerTarget:
-        trained = sorted(self.model_fields_set & set(RecogniserTraining.model_fields))
-        if self.model is not None and trained:
-            raise ValueError(f"{trained[0]}: the model is trained already; [shadow] says how the attacker trains")
-        if self.model is None and "sample_rate" in self.model_fields_set:
-            raise ValueError("sample_rate: for a model of one's own; recognisers of a run hear 16000 Hz")
-        return self
-
-    @property
-    def training(self) -> dict[str, Any]:
-        """What is trained, where it is trained here."""
-        return self.model_dump(include=set(RecogniserTraining.model_fields))
-
-
-class QueryBudget(_Section):
-    """How much the primary attack asks of a target, in a trial of its own; see `attacks.membership.queries`."""
-
-    voices: int = Field(ge=2)
-    imposters: int = Field(ge=1)
-    imposter_voices: int = Field(ge=1)
-    grouped: bool = False
-
-
-class MembershipProtocol(_Section):
-    """Who trains which recogniser, and what an attack hears."""
-
-    imposters: int = Field(default=12, ge=1)
-    """People known to the attacker who train no recogniser."""
-    swaps: int = Field(default=4, ge=1)
-    """How often a pool of speakers is halved: 2 recognisers each, of which each half trains one."""
-    voices: int = Field(default=5, ge=2)
-    """How many of a speaker's voices an attack hears."""
-    ratios: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(1.0, 0.0), min_length=1)
-    """Shares of these that were trained on, where the speaker is a member; with a model of one's own, of shadows."""
-    chunk_frames: int = Field(default=0, ge=0)
-    """Split voices into chunks of this length, 10 ms each; 0: do not."""
-    budgets: tuple[QueryBudget, ...] = ()
-    """With how many queries the primary attack is tried beside."""
-
-    @model_validator(mode="after")
-    def _within(self) -> MembershipProtocol:
-        for number, budget in enumerate(self.budgets):
-            if budget.voices > self.voices:
-                raise ValueError(f"budgets.{number}.voices: more than the {self.voices} that are heard of a speaker")
-        return self
-
-
-class MembershipAttackChoice(_Section):
-    """An attack, by name."""
-
-    name: str = Field(min_length=1)
-
-
-class MembershipAuditSettings(_Section):
-    """How claims are made."""
-
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    permutations: int = Field(default=200, ge=1, le=100_000)
-    fpr: float = Field(default=0.05, gt=0, lt=1)
-    """False positive rate that thresholds of shadows aim at."""
-
-
-class SpeakerMembershipFile(_Section):
-    """Was this speaker's voice used? Recognisers trained in swapped roles, or one that somebody trained."""
-
-    simulation: SpeakerMembershipSimulation
-    target: SpeakerTarget = SpeakerTarget()
-    private: Speech | None = None
-    """Whose voices train the recognisers, where these are trained in the run."""
-    members: Speech | None = None
-    """With a model of one's own: speakers who trained it,"""
-    nonmembers: Speech | None = None
-    """speakers who did not,"""
-    auxiliary: Speech | None = None
-    """and other people, of whom the attacker trains shadows and takes imposters."""
-    shadow: RecogniserTraining | None = None
-    """How the attacker trains; default: as the targets were, or with the defaults where that is not known."""
-    protocol: MembershipProtocol = MembershipProtocol()
-    attack: tuple[MembershipAttackChoice, ...] = Field(min_length=1)
-    """The first is primary."""
-    audit: MembershipAuditSettings = MembershipAuditSettings()
-
-    @model_validator(mode="after")
-    def _whose(self) -> SpeakerMembershipFile:
-        sides = ("members", "nonmembers", "auxiliary")
-        given = [side for side in sides if getattr(self, side) is not None]
-        if self.target.model is None:
-            if given:
-                raise ValueError(
-                    f"{given[0]}: for a model of one's own (target.model); targets of a run have [private]"
-                )
-            if self.private is None:
-                raise ValueError("private: missing; whose voices train the recognisers?")
-            return self
-        lacking = [side for side in sides if side not in given]
-        if lacking:
-            raise ValueError(f"{lacking[0]}: missing; a model of one's own takes [members], [nonmembers], [auxiliary]")
-        if self.protocol.budgets:
-            raise ValueError("protocol.budgets: for recognisers that are trained in the run")
-        if self.private is not None:
-            raise ValueError("private: for recognisers that are trained in the run; target.model is trained already")
-        return self
-
-    @model_validator(mode="after")
-    def _once(self) -> SpeakerMembershipFile:
-        names = [attack.name for attack in self.attack]
-        if len(set(names)) < len(names):
-            raise ValueError("attack: a name stands there twice")
-        return self
-
-    def resolved(self) -> dict[str, Any]:
-        """Return all settings as plain JSON values, as they stand in result.json."""
-        held = self.model_dump(mode="json", exclude_none=True)
-        if self.target.model is not None:  # whose training nobody knows
-            held["target"] = {k: v for k, v in held["target"].items() if k not in RecogniserTraining.model_fields}
-        else:
-            del held["target"]["sample_rate"]
-        return held
-
-
-AnyFile = SimulationFile | SpeakerMembershipFile
-KINDS: Mapping[str, type[AnyFile]] = MappingProxyType(
-    {"federated-ser": SimulationFile, "speaker-membership": SpeakerMembershipFile}
-)
-"""What a file is read into, by ``simulation.kind``."""
-
-
 def _apart(one: CorpusChoice, other: CorpusChoice) -> bool:
     """Whether two choices of one corpus are different parts of its speakers."""
     if one.part is None or other.part is None or one.part == other.part:
         return False
     return one.part.split("/")[1] == other.part.split("/")[1]
-
-
-def presets() -> dict[str, str]:
-    """Return the presets in the package: name -> first comment line of the file."""
-    found = {}
-    for entry in sorted(resources.files("fl_privacy.presets").iterdir(), key=lambda e: e.name):
-        if entry.name.endswith(".toml"):
-            first = entry.read_text(encoding="utf-8").splitlines()[0]
-            found[entry.name.removesuffix(".toml")] = first.lstrip("# ").strip()
-    return found
-
-
-def load_any(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> AnyFile:
-    """Read a simulation of any kind; which one ``simulation.kind`` says.
-
-    Parameters
-    ----------
-    source : str, Path or mapping
-        A preset's name, a TOML file, or its content as a mapping.
-    settings : sequence of str, or of (key, value)
-        ``"a.b=value"``: changes made before the check. The value is read as TOML, a bare word as a string; an entry
-        of a list is addressed by its name or its number. In a pair, the value is taken as it is.
-
-    Raises
-    ------
-    ConfigError
-        With the path of the key at fault.
-    """
-    name, content = ("settings", dict(source)) if isinstance(source, Mapping) else _read(str(source))
-    for setting in settings:
-        key, value = parse_setting(setting) if isinstance(setting, str) else setting
-        content = _assign(content, key.split("."), value, key)
-    simulation = content.get("simulation")
-    kind = simulation.get("kind", "federated-ser") if isinstance(simulation, Mapping) else "federated-ser"
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise ConfigError(f"{name}: simulation.kind: {kind!r} is none of {', '.join(KINDS)}")
-    try:
-        return KINDS[kind].model_validate(content)
-    except ValidationError as error:
-        raise ConfigError(f"{name}: " + "; ".join(_explain(e) for e in error.errors())) from None
-
-
-def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> SimulationFile:
-    """Read a federated simulation; see `load_any`.
-
-    Raises
-    ------
-    ConfigError
-        Also for a simulation of another kind.
-    """
-    file = load_any(source, settings)
-    if not isinstance(file, SimulationFile):
-        kind = file.simulation.kind
-        raise ConfigError(f"simulation.kind: {kind!r} is no federated simulation; `fl-privacy run` runs it")
-    return file
-
-
-def parse_setting(text: str) -> tuple[str, Any]:
-    """Split ``key=value`` and read the value as TOML, or as a string where it is a bare word."""
-    key, separator, value = text.partition("=")
-    key = key.strip()
-    if not separator or not key:
-        raise ConfigError(f"{text!r} is not of the form section.key=value")
-    return key, parse_value(value)
-
-
-def parse_value(text: str) -> Any:
-    """Read a TOML value; what TOML cannot read is a string as it stands."""
-    try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        if any(c in text for c in "[]{}\"'"):
-            raise ConfigError(f"{text!r} is no TOML value") from None
-        return text.strip()
-
-
-def _read(source: str) -> tuple[str, dict[str, Any]]:
-    known = presets()
-    path = Path(source)
-    if source in known and not path.is_file():
-        text = resources.files("fl_privacy.presets").joinpath(f"{source}.toml").read_text(encoding="utf-8")
-    else:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise ConfigError(f"no file and no preset {source!r}; presets: {', '.join(known)}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{source} cannot be read: {error}") from error
-    try:
-        return source, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source} is no TOML: {error}") from None
-
-
-def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
-    """Return a copy of nested tables and lists with one value set; the original stays as it is."""
-    head, rest = path[0], path[1:]
-    if isinstance(tree, list):
-        names = [str(_name_of(entry)) for entry in tree]
-        if head.isdigit() and int(head) < len(tree):
-            place = int(head)
-        elif head in names:
-            place = names.index(head)
-        else:
-            raise ConfigError(f"--set {whole}: no entry {head!r}; there are: {', '.join(names)}")
-        new = value if not rest else _assign(tree[place], rest, value, whole)
-        return [*tree[:place], new, *tree[place + 1 :]]
-    if not isinstance(tree, dict):
-        raise ConfigError(f"--set {whole}: {head!r} stands below something that is not a table")
-    if not rest:
-        return tree | {head: value}
-    return tree | {head: _assign(tree.get(head, {}), rest, value, whole)}
-
-
-def _name_of(entry: Any) -> Any:
-    if not isinstance(entry, dict):
-        return entry
-    return entry.get("label") or entry.get("name") or entry.get("corpus", "")
-
-
-def _explain(error: Any) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    match error["type"]:
-        case "extra_forbidden":
-            return f"{where}: unknown key"
-        case "missing":
-            return f"{where}: missing"
-        case "value_error":
-            return f"{where}: {error['ctx']['error']}" if where else str(error["ctx"]["error"])
-        case "tuple_type" if isinstance(error["input"], Mapping):
-            return f"{where}: one table where a list of them stands; write [[{where}]], or {where}=[{{...}}] with --set"
-        case _:
-            message = error["msg"][0].lower() + error["msg"][1:]
-            return f"{where}: {message} (it is {error['input']!r})"

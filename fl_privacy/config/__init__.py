@@ -1,0 +1,34 @@
+"""The simulation file: TOML read into frozen models that refuse what they do not know."""
+
+from __future__ import annotations
+
+from fl_privacy.config._sections import ConfigError, Speech
+from fl_privacy.config.federated_ser import (
+    AttackChoice,
+    CorpusChoice,
+    FederationSettings,
+    SimulationFile,
+    SweepSettings,
+    Task,
+)
+from fl_privacy.config.loading import KINDS, AnyFile, load, load_any, parse_setting, parse_value, presets
+from fl_privacy.config.speaker_membership import SpeakerMembershipFile
+
+__all__ = [
+    "KINDS",
+    "AnyFile",
+    "AttackChoice",
+    "ConfigError",
+    "CorpusChoice",
+    "FederationSettings",
+    "SimulationFile",
+    "SpeakerMembershipFile",
+    "Speech",
+    "SweepSettings",
+    "Task",
+    "load",
+    "load_any",
+    "parse_setting",
+    "parse_value",
+    "presets",
+]

@@ -1,0 +1,162 @@
+"""The file of an audit of speaker recognisers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from fl_privacy.config._sections import Section, Speech
+
+
+class SpeakerMembershipSimulation(Section):
+    """What is run, and from which seed."""
+
+    kind: Literal["speaker-membership"]
+    seed: int = Field(default=1, ge=0)
+
+
+class RecogniserTraining(Section):
+    """How speaker recognisers are trained; see `fl_privacy.training.speaker.SpeakerTraining`."""
+
+    encoder: str = "x-vector"
+    loss: str = "aam-softmax"
+    steps: int = Field(default=400, ge=1)
+    speakers_per_batch: int = Field(default=16, ge=1)
+    crops_per_speaker: int = Field(default=4, ge=1)
+    crop_frames: int = Field(default=80, ge=1)
+    """Length of a crop, 10 ms each."""
+    learning_rate: float = Field(default=2e-3, gt=0)
+    clip: float = Field(default=3.0, ge=0)
+    """Norm that gradients are cut to; 0: they are not."""
+
+
+class SpeakerTarget(RecogniserTraining):
+    """The recognisers under attack: trained in the run, or one that is there already."""
+
+    access: Literal["white-box", "scores"] = "white-box"
+    """Whether embeddings are seen, or similarities of two voices alone."""
+    model: str | None = None
+    """A trained recogniser: ``package.module:object``, or a TorchScript or ``torch.export`` file."""
+    sample_rate: int = Field(default=16_000, ge=1)
+    """That the model of a file, or a plain function, expects, in Hz."""
+
+    @model_validator(mode="after")
+    def _trained_or_given(self) -> SpeakerTarget:
+        trained = sorted(self.model_fields_set & set(RecogniserTraining.model_fields))
+        if self.model is not None and trained:
+            raise ValueError(f"{trained[0]}: the model is trained already; [shadow] says how the attacker trains")
+        if self.model is None and "sample_rate" in self.model_fields_set:
+            raise ValueError("sample_rate: for a model of one's own; recognisers of a run hear 16000 Hz")
+        return self
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """What is trained, where it is trained here."""
+        return self.model_dump(include=set(RecogniserTraining.model_fields))
+
+
+class QueryBudget(Section):
+    """How much the primary attack asks of a target, in a trial of its own; see `attacks.membership.queries`."""
+
+    voices: int = Field(ge=2)
+    imposters: int = Field(ge=1)
+    imposter_voices: int = Field(ge=1)
+    grouped: bool = False
+
+
+class MembershipProtocol(Section):
+    """Who trains which recogniser, and what an attack hears."""
+
+    imposters: int = Field(default=12, ge=1)
+    """People known to the attacker who train no recogniser."""
+    swaps: int = Field(default=4, ge=1)
+    """How often a pool of speakers is halved: 2 recognisers each, of which each half trains one."""
+    voices: int = Field(default=5, ge=2)
+    """How many of a speaker's voices an attack hears."""
+    ratios: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(1.0, 0.0), min_length=1)
+    """Shares of these that were trained on, where the speaker is a member; with a model of one's own, of shadows."""
+    chunk_frames: int = Field(default=0, ge=0)
+    """Split voices into chunks of this length, 10 ms each; 0: do not."""
+    budgets: tuple[QueryBudget, ...] = ()
+    """With how many queries the primary attack is tried beside."""
+
+    @model_validator(mode="after")
+    def _within(self) -> MembershipProtocol:
+        for number, budget in enumerate(self.budgets):
+            if budget.voices > self.voices:
+                raise ValueError(f"budgets.{number}.voices: more than the {self.voices} that are heard of a speaker")
+        return self
+
+
+class MembershipAttackChoice(Section):
+    """An attack, by name."""
+
+    name: str = Field(min_length=1)
+
+
+class MembershipAuditSettings(Section):
+    """How claims are made."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    permutations: int = Field(default=200, ge=1, le=100_000)
+    fpr: float = Field(default=0.05, gt=0, lt=1)
+    """False positive rate that thresholds of shadows aim at."""
+
+
+class SpeakerMembershipFile(Section):
+    """Was this speaker's voice used? Recognisers trained in swapped roles, or one that somebody trained."""
+
+    simulation: SpeakerMembershipSimulation
+    target: SpeakerTarget = SpeakerTarget()
+    private: Speech | None = None
+    """Whose voices train the recognisers, where these are trained in the run."""
+    members: Speech | None = None
+    """With a model of one's own: speakers who trained it,"""
+    nonmembers: Speech | None = None
+    """speakers who did not,"""
+    auxiliary: Speech | None = None
+    """and other people, of whom the attacker trains shadows and takes imposters."""
+    shadow: RecogniserTraining | None = None
+    """How the attacker trains; default: as the targets were, or with the defaults where that is not known."""
+    protocol: MembershipProtocol = MembershipProtocol()
+    attack: tuple[MembershipAttackChoice, ...] = Field(min_length=1)
+    """The first is primary."""
+    audit: MembershipAuditSettings = MembershipAuditSettings()
+
+    @model_validator(mode="after")
+    def _whose(self) -> SpeakerMembershipFile:
+        sides = ("members", "nonmembers", "auxiliary")
+        given = [side for side in sides if getattr(self, side) is not None]
+        if self.target.model is None:
+            if given:
+                raise ValueError(
+                    f"{given[0]}: for a model of one's own (target.model); targets of a run have [private]"
+                )
+            if self.private is None:
+                raise ValueError("private: missing; whose voices train the recognisers?")
+            return self
+        lacking = [side for side in sides if side not in given]
+        if lacking:
+            raise ValueError(f"{lacking[0]}: missing; a model of one's own takes [members], [nonmembers], [auxiliary]")
+        if self.protocol.budgets:
+            raise ValueError("protocol.budgets: for recognisers that are trained in the run")
+        if self.private is not None:
+            raise ValueError("private: for recognisers that are trained in the run; target.model is trained already")
+        return self
+
+    @model_validator(mode="after")
+    def _once(self) -> SpeakerMembershipFile:
+        names = [attack.name for attack in self.attack]
+        if len(set(names)) < len(names):
+            raise ValueError("attack: a name stands there twice")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings as plain JSON values, as they stand in result.json."""
+        held = self.model_dump(mode="json", exclude_none=True)
+        if self.target.model is not None:  # whose training nobody knows
+            held["target"] = {k: v for k, v in held["target"].items() if k not in RecogniserTraining.model_fields}
+        else:
+            del held["target"]["sample_rate"]
+        return held
