@@ -10,6 +10,7 @@ from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
 from fl_privacy.report import figures, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import RATIO, Run
+from fl_privacy.report.svg import Figure
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
 _QUERIES = "queries"
@@ -26,7 +27,7 @@ def leaked(run: Run) -> Mapping[str, Any] | None:
     steps = sorted({_number(c.conditions[_LEAKED]) for c in claims})
     names = ["all" if step == float("inf") else f"{step:g}" for step in steps]
     name, span, notes = TITLES[run.metric], _span(run.metric), Notes("leaked")
-    drawn, rows, pictures = [], [], list[str]()
+    drawn, rows, pictures = [], [], list[Figure]()
     for unit, label, mine in _series(claims, _LEAKED):
         at = {_number(c.conditions[_LEAKED]): c for c in mine}
         found = [at.get(step) for step in steps]

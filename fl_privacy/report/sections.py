@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_privacy.audit import Claim
@@ -11,7 +11,7 @@ from fl_privacy.audit.reading import SIGNED, TITLES, columns
 from fl_privacy.report import epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
-from fl_privacy.report.run import PERMUTATIONS, Run
+from fl_privacy.report.run import PERMUTATIONS, Run, SpeakerScore
 
 
 def headline(run: Run) -> Mapping[str, Any]:
@@ -109,6 +109,12 @@ def scores(run: Run) -> Mapping[str, Any] | None:
     )
     return {
         "figure": figures.strip(groups, run.classes, threshold, label),
+        "distributions": figures.distributions(
+            groups,
+            run.classes,
+            f"Histograms of the scores under {run.primary}: {run.classes[0]} from {_span(groups[0])}, "
+            f"{run.classes[1]} from {_span(groups[1])}.",
+        ),
         "right": right,
         "total": len(mine),
         "threshold": threshold,
@@ -233,6 +239,11 @@ def _names(corpora: Any) -> list[str]:
 
 def _bar(kind: str, claim: Claim | None) -> figures.Bar | None:
     return None if claim is None or claim.value is None else figures.Bar(kind, claim.value, claim.low, claim.high)
+
+
+def _span(group: Sequence[SpeakerScore]) -> str:
+    found = [s.score for s in group]
+    return f"{min(found):.4g} to {max(found):.4g}"
 
 
 def _ends(bar: figures.Bar) -> str:
