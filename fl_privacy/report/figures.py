@@ -13,6 +13,9 @@ from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, THIRD, Figure, draw
 
 _WIDTH = 4.0
 _BETWEEN = 10
+_LOOKS = ((FIRST, "o", "-"), (THIRD, "D", "-"), (SECOND, "s", "--"), (INK, "x", ":"))
+KINDS = len(_LOOKS)
+"""Kinds of bar that `intervals` can tell apart."""
 _MARKS = ((FIRST, "o"), (SECOND, "^"))
 
 
@@ -203,7 +206,7 @@ def intervals(
     rows : sequence of (name, bars)
         From top to bottom.
     kinds : sequence of str
-        At most four kinds of bar, in the order of the legend; each has its own colour, marker and line.
+        At most `KINDS` kinds of bar, in the order of the legend; each has its own colour, marker and line.
     axis : str
         What the values are.
     span : (float, float)
@@ -215,7 +218,6 @@ def intervals(
     name : str
         Prefix of the figure's ids.
     """
-    looks = ((FIRST, "o", "-"), (THIRD, "D", "-"), (SECOND, "s", "--"), (INK, "x", ":"))
     lines = sum(1 + len(bars) for _, bars in rows)
     present = [kind for kind in kinds if any(bar.kind == kind for _, bars in rows for bar in bars)]
     legend = 0.2 * len(present) + 0.1
@@ -230,7 +232,7 @@ def intervals(
             axes.text(span[0], y, short(title, 40), va="center", weight="bold")
             for bar in bars:
                 y -= 1
-                colour, marker, line = looks[kinds.index(bar.kind)]
+                colour, marker, line = _LOOKS[kinds.index(bar.kind)]
                 if bar.low is not None and bar.high is not None:
                     axes.plot([bar.low, bar.high], [y, y], color=colour, linestyle=line, linewidth=1.8)
                 handles[bar.kind] = axes.plot(

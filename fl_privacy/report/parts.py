@@ -78,6 +78,38 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
     }
 
 
+def layers(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of attacks that read different layers of the updates: a figure."""
+    given = run.part("simulation").get("attack") or ()
+    read = {
+        str(attack.get("label") or attack["name"]): " + ".join(map(str, attack["layers"]))
+        for attack in given
+        if isinstance(attack.get("layers"), list | tuple) and attack.get("name")
+    }
+    rows: dict[str, list[figures.Bar]] = {}
+    for name, layer in read.items():
+        claim = run.quoted(name)
+        if claim is not None and claim.value is not None:
+            rows.setdefault(layer, []).append(figures.Bar(name, claim.value, claim.low, claim.high))
+    kinds = list(dict.fromkeys(bar.kind for bars in rows.values() for bar in bars))
+    if len(rows) < 2 or len(kinds) > figures.KINDS:
+        return None
+    metric = TITLES[run.metric]
+    told = "; ".join(
+        f"{layer}: {', '.join(f'{bar.kind} {words.number(bar.value)}' for bar in bars)}" for layer, bars in rows.items()
+    )
+    drawn = figures.intervals(
+        list(rows.items()),
+        kinds,
+        f"{metric} per speaker",
+        _span(run.metric),
+        run.guessing,
+        f"{metric} by layer. {told}.",
+        name="layers",
+    )
+    return {"figure": drawn, "metric": metric}
+
+
 def ratios(run: Run) -> Mapping[str, Any] | None:
     """The quoted metric of membership attacks by the share of voices that were trained on: a table."""
     told = [c for c in _controlled(run) if RATIO in c.conditions and c.metric == run.metric]

@@ -30,9 +30,10 @@ def threat(run: Run) -> Mapping[str, Any] | None:
     corpora = run.part("corpora")
     return {
         "words": model.get("words") or "The result does not put it in words.",
-        "diagram": "update" in str(model.get("observes")),
+        "diagram": "federation" if "update" in str(model.get("observes")) else "model",
         "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
         "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
+        "target": figures.short((claim.target if claim else None) or "trained model", 22),
         "speakers": words.count(claim.n_speakers, "speaker") if claim and claim.n_speakers is not None else "",
         "attribute": figures.short((claim.attribute if claim else None) or "attribute", 18),
     }
@@ -220,6 +221,7 @@ SECTIONS = (
     Section("roc", "ROC", "roc.html.j2", roc),
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
+    Section("layers", "By layer", "layers.html.j2", parts.layers),
     Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
     Section("ratios", "By the share of voices that were trained on", "ratios.html.j2", parts.ratios),
     Section("queries", "With fewer queries", "queries.html.j2", parts.queries),
