@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.report import words
+from fl_privacy.report import inversion, words
 from fl_privacy.report.files import read_result, read_scores
 from fl_privacy.report.page import page, write_page
 from fl_privacy.report.run import Run
@@ -51,9 +51,10 @@ def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> st
         One HTML file that refers to nothing outside itself.
     """
     run = Run.of(result, scores)
+    inverted = inversion.is_inversion(run)
     return page(
-        words.title(run),
-        SECTIONS,
+        inversion.title(run) if inverted else words.title(run),
+        inversion.SECTIONS if inverted else SECTIONS,
         run,
         made_from="result.json and scores.csv",
         version=run.part("versions").get("fl-privacy"),

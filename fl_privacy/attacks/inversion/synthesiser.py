@@ -1,7 +1,8 @@
 """From a speaker vector to a waveform: the interface for a synthesiser of one's own, and a small reference.
 
-The reference takes what was said from somebody else's recording and the voice from a vector, and is trained in the run.
-It is no deepfake: its speech is coarse, its pitch is the other recording's. It is there so that the whole chain from an
+The reference takes what was said from somebody else's recording and the voice from a vector. It is trained in the run,
+to make recordings again, and with a critic that names the speaker, so that a vector of somebody else changes the voice
+(without it, the content's own voice comes through). It is no deepfake: its speech is coarse, its pitch is the other recording's. It is there so that the whole chain from an
 inversion to a spoofed recogniser runs, with its controls, where there are no weights of a real one.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fl_privacy._processes import one_thread
 from fl_privacy._randomness import own_randomness
@@ -41,16 +43,20 @@ class SynthesiserTraining:
         Highest of Adam's one-cycle schedule.
     """
 
-    steps: int = 600
+    steps: int = 1000
     batch_size: int = 16
     crop_frames: int = 64
     channels: int = 96
     learning_rate: float = 3e-3
+    critic: float = 0.1
+    """Weight of the critic's cross-entropy, from a quarter of the steps on; 0: none."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "crop_frames", "channels", "learning_rate"):
             if getattr(self, name) <= 0:
                 raise UserError(f"synthesiser: {name} must be positive, not {getattr(self, name)}")
+        if self.critic < 0:
+            raise UserError(f"synthesiser: critic must not be negative, not {self.critic}")
 
 
 class _Block(nn.Module):
@@ -87,6 +93,27 @@ class _Decoder(nn.Module):
         return found
 
 
+class _Critic(nn.Module):
+    """Names the speaker of log-mel frames by statistics over time."""
+
+    def __init__(self, mels: int, speakers: int, channels: int = 64) -> None:
+        super().__init__()
+        self.frames = nn.Sequential(
+            nn.Conv1d(mels, channels, 5, padding=2),
+            nn.ReLU(),
+            nn.BatchNorm1d(channels),
+            nn.Conv1d(channels, channels, 3, padding=1),
+            nn.ReLU(),
+            nn.BatchNorm1d(channels),
+        )
+        self.last = nn.Linear(2 * channels, speakers)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        found = self.frames(frames - frames.mean(dim=2, keepdim=True))
+        scores: Tensor = self.last(torch.cat([found.mean(dim=2), found.std(dim=2)], dim=1))
+        return scores
+
+
 class ReferenceSynthesiser:
     """A small voice converter: content of a fixed recording, voice of a vector, Griffin-Lim; see the module.
 
@@ -106,6 +133,7 @@ class ReferenceSynthesiser:
         self,
         waves: Waves,
         vectors: ArrayLike,
+        speakers: Sequence[str],
         seed: int,
         told: Callable[[int], None] | None = None,
     ) -> ReferenceSynthesiser:
@@ -117,6 +145,8 @@ class ReferenceSynthesiser:
             16 kHz, of auxiliary speakers.
         vectors : array_like, shape (waves, d)
             Speaker vector of each: best of *other* recordings of the speaker, so that it holds no content.
+        speakers : sequence of str
+            Of each; two at least.
         seed : int
         told : callable, optional
             Told the number of steps done.
@@ -127,9 +157,13 @@ class ReferenceSynthesiser:
             Where numbers do not match, or training diverges.
         """
         voices = torch.from_numpy(np.asarray(vectors, dtype=np.float32))
-        if len(waves) != len(voices) or len(waves) < 2:
-            raise UserError(f"a synthesiser learns from two recordings at least; got {len(waves)} and {len(voices)}")
+        if not len(waves) == len(voices) == len(speakers) or len(set(speakers)) < 2:
+            raise UserError(
+                f"a synthesiser learns from two speakers at least; got {len(waves)} recordings, {len(voices)} vectors "
+                f"and {len(set(speakers))} speakers"
+            )
         how = self.training
+        codes = torch.from_numpy(np.unique(np.asarray(speakers), return_inverse=True)[1].astype(np.int64))
         with one_thread(), own_randomness("reference synthesiser", seed):
             spectra = [self._long(self.mels.of(wave)) for wave in waves]
             everything = torch.cat(spectra, dim=1)
@@ -137,7 +171,9 @@ class ReferenceSynthesiser:
             spectra = [(frames - self._level[0]) / self._level[1] for frames in spectra]
             contents = [_normalised(frames) for frames in spectra]
             network = _Decoder(self.mels.bands, voices.shape[1], how.channels)
+            critic = _Critic(self.mels.bands, int(codes.max()) + 1)
             optimiser = torch.optim.Adam(network.parameters(), lr=how.learning_rate)
+            critical = torch.optim.Adam(critic.parameters(), lr=0.5 * how.learning_rate)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, how.learning_rate, total_steps=how.steps)
             rng = np.random.default_rng([seed, 3])
             for step in range(how.steps):
@@ -146,8 +182,17 @@ class ReferenceSynthesiser:
                 cut = [slice(start, start + how.crop_frames) for start in starts]
                 wanted = torch.stack([spectra[i][:, c] for i, c in zip(chosen, cut, strict=True)])
                 content = torch.stack([contents[i][:, c] for i, c in zip(chosen, cut, strict=True)])
+                rows = torch.from_numpy(chosen)
+                loss = (network(content, voices[rows]) - wanted).abs().mean()
+                if how.critic:
+                    critical.zero_grad()
+                    functional.cross_entropy(critic(wanted), codes[rows]).backward()
+                    critical.step()
+                    others = torch.from_numpy(rng.integers(len(waves), size=how.batch_size))
+                    if step >= how.steps // 4:
+                        converted = critic(network(content, voices[others]))
+                        loss = loss + how.critic * functional.cross_entropy(converted, codes[others])
                 optimiser.zero_grad()
-                loss = (network(content, voices[torch.from_numpy(chosen)]) - wanted).abs().mean()
                 loss.backward()
                 optimiser.step()
                 schedule.step()
