@@ -51,7 +51,7 @@ class InversionTarget(Section):
     steps: int = Field(default=1500, ge=1)
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
+    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     checkpoint: str | None = None
     """A trained one: a file of ours, or the public checkpoint of SincNet's authors."""
 
@@ -68,25 +68,30 @@ class InversionAttackChoice(Section):
 
     name: Literal["standard", "sliding", "restarts", "dvector", "map-dvector"]
     starts: tuple[str, ...] = Field(default=(), max_length=30)
-    objective: str = "cross-entropy"
-    step: str = "variance"
-    step_size: float | None = Field(default=None, gt=0)
-    """Default: that of the step rule."""
+    objective: Literal["cross-entropy", "one-minus-p", "margin"] = "cross-entropy"
+    step: Literal["plain", "normalised", "adam"] = "plain"
+    scale: Literal["variance", "published"] = "variance"
+    """Steps relative to the start's variance, or of the published sizes (a constant start always takes these)."""
+    step_size: float = Field(default=0.5, gt=0)
+    """Relative to the start's variance."""
     iterations: int = Field(default=200, ge=1)
     """Of each window, at most."""
     patience: int = Field(default=50, ge=1)
     threshold: float = Field(default=1e-3, gt=0)
     """A cost, one minus the probability, at which a window is done."""
     length: int = Field(default=6400, ge=1)
-    """Samples of a slid vector."""
-    slide: int = Field(default=400, ge=1)
+    """Samples of a slid vector; of restarts: as many as the slid vector that they stand beside."""
+    stride: int = Field(default=500, ge=1)
     """Samples by which it slides."""
-    seeds: tuple[int, ...] = Field(default=(1,), min_length=1)
 
     @model_validator(mode="after")
     def _starts(self) -> InversionAttackChoice:
         if self.name in WAVES and not self.starts:
             raise ValueError("starts: missing; what does the attack start from?")
+        if self.name in DVECTORS and self.starts:
+            raise ValueError(f"starts: {self.name} has one of its own")
+        if len(set(self.starts)) < len(self.starts):
+            raise ValueError("starts: one stands there twice")
         return self
 
 
@@ -191,6 +196,9 @@ class SpeakerInversionFile(Section):
                 raise ValueError(f"countermeasure: {name} is a matter of training; the checkpoint is trained already")
         if len(set(names)) < len(names):
             raise ValueError("countermeasure: a name stands there twice")
+        attacks = [attack.name for attack in self.attack]
+        if len(set(attacks)) < len(attacks):
+            raise ValueError("attack: a name stands there twice")
         return self
 
     def resolved(self) -> dict[str, Any]:

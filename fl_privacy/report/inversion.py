@@ -81,8 +81,10 @@ def verdict(run: Run) -> Verdict:
     rare = p is not None and p <= alpha + 1e-9
     best = over.conditions.get("best_blind")
     sentences = [
-        f"Its best blind control is {best}; the difference is {number(over.value, signed=True)} "
-        f"({words.percent(over.confidence)} interval {words.interval(over, signed=True)})."
+        (
+            f"Its best blind control is {best}; the difference is {number(over.value, signed=True)} "
+            f"({words.percent(over.confidence)} interval {words.interval(over, signed=True)})."
+        )
     ]
     if null is not None and p is not None:
         sentences.append(
@@ -114,8 +116,10 @@ def headline(run: Run) -> Mapping[str, Any]:
         f"knows them, with the attack {lead.attack}. It counts where a recogniser agrees that the attack never met."
     )
     measured = [
-        f"Recognised by {_GIVEN[lead.conditions['judge']]}: {number(lead.value)} "
-        f"({words.percent(lead.confidence)} interval {words.interval(lead)}); chance is {number(_chance(lead))}."
+        (
+            f"Recognised by {_GIVEN[lead.conditions['judge']]}: {number(lead.value)} "
+            f"({words.percent(lead.confidence)} interval {words.interval(lead)}); chance is {number(_chance(lead))}."
+        )
     ]
     if attacked is not None:
         measured.append(
@@ -183,8 +187,8 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         )
     heads = [key.replace("_", " ") for key in told]
     return _content(
-        before=["A slid vector is recognised where it was optimised and hardly beside it; restarts show what as many "
-                "independent attempts give."],
+        before=[("A slid vector is recognised where it was optimised and hardly beside it; restarts show what as many "
+                "independent attempts give.")],
         tables=[_table("Recognised by the attacked classifier, by read-out", "Attack", heads, rows, notes)],
         after=after,
     )  # fmt: skip
@@ -324,8 +328,10 @@ def countermeasures(run: Run) -> Mapping[str, Any] | None:
     return _content(
         tables=[_table("Recognised, with a countermeasure, by judge", "Countermeasure", heads, rows, notes)],
         after=[
-            "Countermeasures on answers are nothing to an attacker who holds the model; they are tried against one who "
-            "has answers alone and estimates gradients by queries."
+            (
+                "Countermeasures on answers are nothing to an attacker who holds the model; they are tried against "
+                "one who has answers alone and estimates gradients by queries."
+            )
         ],
     )
 
@@ -335,7 +341,7 @@ def waves(run: Run) -> Mapping[str, Any] | None:
     examples = run.part(PART).get("examples") or ()
     if not examples:
         return None
-    shown = [inversion_figures.Shown(**{k: v for k, v in one.items()}) for one in examples]
+    shown = [inversion_figures.Shown(**one) for one in examples]
     names = ", ".join(one.name for one in shown)
     svg = inversion_figures.waves("waves", shown, f"Waves and spectrograms: {names}.")
     return _content(figures=[{"svg": svg, "caption": "Waves of one speaker, each above its log-mel spectrogram."}])

@@ -9,13 +9,16 @@ attack starts from real speech that gets the label.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.fft import idct
+from torch import Tensor
 
+from fl_privacy.attacks.inversion.gradients import Slopes
 from fl_privacy.audit.metrics import Floats
 from fl_privacy.errors import UserError
 
@@ -90,47 +93,49 @@ class Estimation:
 
 
 class EstimatedGradients:
-    """Costs and their gradients from answers alone.
+    """Costs and their gradients from answers alone, in the place of a classifier's own.
 
     Parameters
     ----------
     access : Access
     estimation : Estimation
-    seed : int
-        Of the directions and of the target's own noise.
+    length, classes : int
+        Samples of a window, and classes of the target.
     """
 
-    def __init__(self, access: Access, estimation: Estimation, seed: int) -> None:
+    def __init__(self, access: Access, estimation: Estimation, length: int, classes: int) -> None:
         self.access, self.estimation = access, estimation
-        self._rng = np.random.default_rng([seed, 11])
+        self.length, self.classes = length, classes
+        self.device = torch.device("cpu")
 
-    def __call__(self, waves: Windows, identities: NDArray[np.int64]) -> tuple[Floats, Windows]:
-        """Estimate.
+    def __call__(self, points: Tensor, identities: Tensor, rngs: Sequence[np.random.Generator]) -> Slopes:
+        """Estimate, each point from queries of its own.
 
         Parameters
         ----------
-        waves : ndarray, shape (n, window)
-        identities : ndarray of int, shape (n,)
+        points : Tensor, (n, length)
+        identities : Tensor, (n,)
+        rngs : sequence of Generator
+            Each point's own chance, the noise of the target's answers to it included.
 
         Returns
         -------
-        cost : ndarray, shape (n,)
-            Mean over the points asked.
-        gradient : ndarray, shape (n, window)
+        Slopes
+            Cost and probability are means over the points asked.
         """
         how = self.estimation
-        costs, gradients = [], []
-        for wave, identity in zip(waves, identities, strict=True):
-            directions = band_limited(how.pairs, wave.size, how.below, self._rng)
+        found = []
+        for wave, identity, rng in zip(points.numpy(), identities.tolist(), rngs, strict=True):
+            directions = band_limited(how.pairs, wave.size, how.below, rng)
             reach = how.radius * max(float(wave.std()), 1e-8)
-            points = np.concatenate([wave + reach * directions, wave - reach * directions]).astype(np.float32)
-            asked = np.tile(points, (how.repeats, 1))
-            answers = self.access(asked, self._rng)[:, int(identity)]
-            found = self._cost(answers.reshape(how.repeats, -1).mean(axis=0))
-            ahead, behind = found[: how.pairs], found[how.pairs :]
-            costs.append(found.mean())
-            gradients.append((ahead - behind) @ directions / (2 * reach * how.pairs))
-        return np.array(costs), np.stack(gradients).astype(np.float32)
+            asked = np.concatenate([wave + reach * directions, wave - reach * directions]).astype(np.float32)
+            answers = self.access(np.tile(asked, (how.repeats, 1)), rng)[:, identity]
+            probabilities = answers.reshape(how.repeats, -1).mean(axis=0)
+            costs = self._cost(probabilities)
+            slope = (costs[: how.pairs] - costs[how.pairs :]) @ directions / (2 * reach * how.pairs)
+            found.append((costs.mean(), slope, 1 - probabilities.mean()))
+        cost, gradient, miss = (torch.from_numpy(np.array(part)).float() for part in zip(*found, strict=True))
+        return Slopes(cost, gradient, miss)
 
     def _cost(self, probabilities: Floats) -> Floats:
         if self.estimation.objective == "probability":

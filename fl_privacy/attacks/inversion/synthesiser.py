@@ -2,8 +2,9 @@
 
 The reference takes what was said from somebody else's recording and the voice from a vector. It is trained in the run,
 to make recordings again, and with a critic that names the speaker, so that a vector of somebody else changes the voice
-(without it, the content's own voice comes through). It is no deepfake: its speech is coarse, its pitch is the other recording's. It is there so that the whole chain from an
-inversion to a spoofed recogniser runs, with its controls, where there are no weights of a real one.
+(without it, the voice of the content comes through). It is no deepfake: its speech is coarse and its pitch is the other
+recording's. It is there so that the whole chain from an inversion to a spoofed recogniser runs, with its controls,
+where there are no weights of a real one.
 """
 
 from __future__ import annotations
@@ -186,14 +187,14 @@ class ReferenceSynthesiser:
                 loss = (network(content, voices[rows]) - wanted).abs().mean()
                 if how.critic:
                     critical.zero_grad()
-                    functional.cross_entropy(critic(wanted), codes[rows]).backward()
+                    torch.autograd.backward(functional.cross_entropy(critic(wanted), codes[rows]))
                     critical.step()
                     others = torch.from_numpy(rng.integers(len(waves), size=how.batch_size))
                     if step >= how.steps // 4:
                         converted = critic(network(content, voices[others]))
                         loss = loss + how.critic * functional.cross_entropy(converted, codes[others])
                 optimiser.zero_grad()
-                loss.backward()
+                torch.autograd.backward(loss)
                 optimiser.step()
                 schedule.step()
                 if told is not None:

@@ -1,4 +1,4 @@
-"""Judges of inversions: verdicts, thresholds, distances, read-outs, against slow obvious versions."""
+"""Judges of inversions: verdicts, thresholds, distances, labels, against slow obvious versions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sklearn.metrics import roc_auc_score
 from fl_privacy.attacks.inversion.distances import distances
 from fl_privacy.attacks.inversion.gender import AttributeReader
 from fl_privacy.attacks.inversion.judges import EncoderJudge, Thresholds, Verdicts, unit
-from fl_privacy.attacks.inversion.readouts import read_out
 from fl_privacy.errors import UserError
 from fl_privacy.models.encoder import SpeakerEncoder
 
@@ -102,42 +101,6 @@ def test_distances_are_euclidean_between_unit_vectors():
     assert found.summary()["own"]["mean"] == pytest.approx(found.own.mean())
     with pytest.raises(UserError, match="needs a recording"):
         distances(inverted, means, unused[:6], owners[:6])
-
-
-def aligned(window: int):
-    """Class 1 for a window that begins with a 1, class 2 for one that begins with a 2, class 0 for others."""
-
-    def posteriors(wave, shift):
-        starts = range(0, len(wave) - window + 1, shift)
-        return np.log(np.stack([0.05 + 0.85 * np.eye(3)[int(wave[b]) if wave[b] in (1, 2) else 0] for b in starts]))
-
-    return posteriors
-
-
-def test_read_outs_tell_the_grid_from_what_lies_beside_it():
-    wave = np.zeros(20, dtype=np.float32)
-    wave[[0, 6, 12]] = 1  # the grid of a window of 8 that slides by 6
-    on_grid = read_out(aligned(8), wave[None], [1], window=8, step=6, shift=1)
-    # Trimmed by half a window, no place of the grid begins a window every 1; as a sentence others outvote it.
-    assert {k: v[0] for k, v in on_grid.items()} == {
-        "last_window": 1,
-        "grid_any": 1,
-        "grid_all": 1,
-        "trim": 0,
-        "sentence": 0,
-    }
-    wave[12] = 2
-    some = read_out(aligned(8), np.stack([wave, wave]), [1, 2], window=8, step=6, shift=1)
-    assert some["last_window"].tolist() == [0, 1]
-    assert some["grid_any"].tolist() == [1, 1]
-    assert some["grid_all"].tolist() == [0, 0]
-
-
-def test_one_window_is_read_alike_in_all_ways():
-    found = read_out(aligned(8), np.eye(2, 8, dtype=np.float32), [1, 1], window=8, step=4, shift=1)
-    assert all(hits.tolist() == [1, 0] for hits in found.values())
-    with pytest.raises(UserError, match="8 or more"):
-        read_out(aligned(8), np.zeros((1, 7)), [0], window=8, step=4, shift=1)
 
 
 def test_an_attribute_is_read_from_vectors_of_other_people():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from scipy.fft import dct
 
 from fl_privacy.attacks.inversion.queries import Access, EstimatedGradients, Estimation, band_limited
@@ -23,6 +24,13 @@ def true_gradient(wave, t):
     return -(W[t] - p @ W)
 
 
+def ask(access, estimation, waves, whose, seed):
+    estimate = EstimatedGradients(access, estimation, 32, 3)
+    rngs = [np.random.default_rng([seed, n]) for n in range(len(waves))]
+    found = estimate(torch.from_numpy(np.asarray(waves)), torch.tensor(whose), rngs)
+    return found.cost.numpy(), found.gradient.numpy(), found.miss.numpy()
+
+
 def cosine(a, b):
     return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
 
@@ -31,12 +39,20 @@ def cosine(a, b):
 def test_the_estimate_is_the_gradient_of_minus_the_logarithm(t):
     wave = np.random.default_rng(1).standard_normal(32).astype(np.float32)
     access = Access(softmax_of)
-    estimate = EstimatedGradients(access, Estimation(pairs=4000, radius=0.01, below=1.0), seed=3)
-    cost, gradient = estimate(wave[None], np.array([t]))
+    cost, gradient, miss = ask(access, Estimation(pairs=4000, radius=0.01, below=1.0), wave[None], [t], seed=3)
     assert cosine(gradient[0], true_gradient(wave, t)) > 0.98
     assert np.linalg.norm(gradient[0]) == pytest.approx(np.linalg.norm(true_gradient(wave, t)), rel=0.1)
     assert cost[0] == pytest.approx(-np.log(softmax_of(wave[None])[0, t]), rel=0.02)
+    assert miss[0] == pytest.approx(1 - softmax_of(wave[None])[0, t], rel=0.02)
     assert access.queries == 8000
+
+
+def test_a_point_is_told_alike_whoever_else_is_asked():
+    waves = np.random.default_rng(7).standard_normal((4, 32)).astype(np.float32)
+    how, noisy = Estimation(pairs=8), ConfidenceNoise(0.3)
+    together = ask(Access(softmax_of, noisy), how, waves, [0, 1, 2, 0], seed=5)[1]
+    alone = ask(Access(softmax_of, noisy), how, waves[:2], [0, 1], seed=5)[1]
+    assert np.allclose(together[:2], alone)
 
 
 def test_noisy_answers_cost_more_queries():
@@ -45,8 +61,7 @@ def test_noisy_answers_cost_more_queries():
 
     def quality(repeats):
         access = Access(softmax_of, ConfidenceNoise(0.5))
-        found = EstimatedGradients(access, Estimation(pairs=200, radius=0.3, below=1.0, repeats=repeats), seed=1)
-        gradients = found(waves, whose)[1]
+        gradients = ask(access, Estimation(pairs=200, radius=0.3, below=1.0, repeats=repeats), waves, whose, seed=1)[1]
         told = [cosine(g, true_gradient(w, t)) for g, w, t in zip(gradients, waves, whose, strict=True)]
         return np.mean(told), access.queries
 
@@ -57,16 +72,12 @@ def test_noisy_answers_cost_more_queries():
 
 def test_labels_far_from_the_class_give_no_direction():
     far = (-20 * W[1]).astype(np.float32)
-    found = EstimatedGradients(Access(softmax_of, LabelOnly()), Estimation(objective="probability"), seed=0)
-    cost, gradient = found(far[None], np.array([1]))
+    cost, gradient, _ = ask(Access(softmax_of, LabelOnly()), Estimation(objective="probability"), far[None], [1], 0)
     assert cost[0] == 1 and not gradient.any()
     # At the boundary they do: the way into the class.
-    edge = np.zeros(32, dtype=np.float32)
-    edge[:] = 0.05 * np.random.default_rng(4).standard_normal(32)
-    wide = EstimatedGradients(
-        Access(softmax_of, LabelOnly()), Estimation(pairs=3000, radius=2.0, below=1.0, objective="probability"), seed=0
-    )
-    gradient = wide(edge[None], np.array([1]))[1][0]
+    edge = (0.05 * np.random.default_rng(4).standard_normal(32)).astype(np.float32)
+    wide = Estimation(pairs=3000, radius=2.0, below=1.0, objective="probability")
+    gradient = ask(Access(softmax_of, LabelOnly()), wide, edge[None], [1], 0)[1][0]
     assert cosine(-gradient, W[1] - W.mean(axis=0)) > 0.8
 
 
