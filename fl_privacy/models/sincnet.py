@@ -43,6 +43,9 @@ class SincNetSize:
     normalisation : {"batch", "group"}
         Of the hidden layers: batch normalisation as published, or group normalisation, under which examples do not meet
         (differential privacy needs that).
+    norm_over : {"time", "all"}
+        What the convolutions' outputs are normalised over: the frames of each filter, as published, or all filters and
+        frames together. The first takes away how loud a filter is beside the others, so that a network learns slowly.
     dropout : float
         Share of the hidden units that are dropped in training; none as published.
     sample_rate : int
@@ -62,6 +65,7 @@ class SincNetSize:
     pool: int = 3
     dense: tuple[int, ...] = (2048, 2048, 2048)
     normalisation: Literal["batch", "group"] = "batch"
+    norm_over: Literal["time", "all"] = "time"
     dropout: float = 0.0
     sample_rate: int = 16_000
 
@@ -73,6 +77,8 @@ class SincNetSize:
             raise UserError(f"SincNet: sinc_length must be odd, not {self.sinc_length}")
         if self.normalisation not in ("batch", "group"):
             raise UserError(f"SincNet: normalisation is {self.normalisation!r}. Known: batch, group")
+        if self.norm_over not in ("time", "all"):
+            raise UserError(f"SincNet: norm_over is {self.norm_over!r}. Known: time, all")
         if not 0.0 <= self.dropout < 1.0:
             raise UserError(f"SincNet: dropout is {self.dropout}: it must be at least 0 and below 1")
         if self.frames[-1] < 2:
@@ -121,21 +127,29 @@ class AxisNorm(nn.Module):
     ----------
     *shape : int
         Of an example.
+    over : {"time", "all"}
+        The last axis, or all axes of an example.
     """
 
-    def __init__(self, *shape: int) -> None:
+    def __init__(self, *shape: int, over: str = "time") -> None:
         super().__init__()
+        self._whole = over == "all"
         self.gamma = nn.Parameter(torch.ones(shape))
         self.beta = nn.Parameter(torch.zeros(shape))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (n, ..., last)."""
+        if self._whole:
+            return self._normalised(x.flatten(1), self.gamma.flatten(), self.beta.flatten()).view_as(x)
+        return self._normalised(x, self.gamma, self.beta)
+
+    def _normalised(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         if not self.gamma.requires_grad:
-            found: Tensor = _FrozenAxisNorm.apply(x, self.gamma, self.beta)  # type: ignore[no-untyped-call]
+            found: Tensor = _FrozenAxisNorm.apply(x, gamma, beta)  # type: ignore[no-untyped-call]
             return found
         centred = x - x.mean(dim=-1, keepdim=True)
         std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
-        return torch.addcmul(self.beta, self.gamma, centred / (std + _EPSILON))
+        return torch.addcmul(beta, gamma, centred / (std + _EPSILON))
 
 
 class _FrozenAxisNorm(torch.autograd.Function):
@@ -247,7 +261,7 @@ class SincNet(nn.Module):
         lengths = (length for _, length in size.convolutions)
         pairs = zip(size.channels, size.channels[1:], lengths, strict=False)
         self.convolutions = nn.ModuleList([nn.Conv1d(*pair) for pair in pairs])
-        self.norms = nn.ModuleList([AxisNorm(*shape) for shape in zip(size.channels, size.frames, strict=True)])
+        self.norms = nn.ModuleList([AxisNorm(*shape, over=size.norm_over) for shape in zip(size.channels, size.frames, strict=True)])
         flat = size.channels[-1] * size.frames[-1]
         self.norm_dense = AxisNorm(flat)
         widths = (flat, *size.dense)
