@@ -261,7 +261,9 @@ class SincNet(nn.Module):
         lengths = (length for _, length in size.convolutions)
         pairs = zip(size.channels, size.channels[1:], lengths, strict=False)
         self.convolutions = nn.ModuleList([nn.Conv1d(*pair) for pair in pairs])
-        self.norms = nn.ModuleList([AxisNorm(*shape, over=size.norm_over) for shape in zip(size.channels, size.frames, strict=True)])
+        self.norms = nn.ModuleList(
+            [AxisNorm(*shape, over=size.norm_over) for shape in zip(size.channels, size.frames, strict=True)]
+        )
         flat = size.channels[-1] * size.frames[-1]
         self.norm_dense = AxisNorm(flat)
         widths = (flat, *size.dense)

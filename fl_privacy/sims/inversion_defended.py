@@ -63,12 +63,16 @@ def training_of(target: InversionTarget, counter: Countermeasure | None = None) 
     try:
         return makers[counter.name](**counter.settings)
     except TypeError as error:
-        raise UserError(f"countermeasure {counter.name!r}: {error}".replace("training_of.<locals>.<lambda>()", "it")) from error
+        raise UserError(
+            f"countermeasure {counter.name!r}: {error}".replace("training_of.<locals>.<lambda>()", "it")
+        ) from error
 
 
 def label_of(counter: Countermeasure) -> str:
     """Return a countermeasure's name with its settings, for tables."""
-    told = ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in counter.settings.items())
+    told = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in counter.settings.items()
+    )
     return f"{counter.name} ({told})" if told else counter.name
 
 

@@ -58,8 +58,14 @@ class People:
         return [wave for wave, _ in pairs], [name for _, name in pairs]
 
 
-def people_of(file: SpeakerInversionFile) -> People:
+def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) -> People:
     """Scan, decode and part the speakers of a run.
+
+    Parameters
+    ----------
+    file : SpeakerInversionFile
+    named : sequence of str, optional
+        The classes of a target that is there already, in its order; by default they are drawn.
 
     Raises
     ------
@@ -76,14 +82,20 @@ def people_of(file: SpeakerInversionFile) -> People:
     rng = np.random.default_rng([file.simulation.seed, 20])
     order = [list(enough)[place] for place in rng.permutation(len(enough))]
     own = file.auxiliary is None
-    wanted = file.people.classes or (len(order) // 2 if own else len(order))
+    wanted = len(named or ()) or file.people.classes or (len(order) // 2 if own else len(order))
     least = wanted + (4 if own else 0)
     if wanted < 3 or len(order) < least:
         raise UserError(
             f"people: {len(order)} speakers with {_FEWEST} usable recordings; {wanted} classes"
             f"{' and 4 auxiliary speakers' if own else ''} take {max(least, 7 if own else 3)}"
         )
-    classes = tuple(name for name in enough if name in set(order[:wanted]))
+    if named is None:
+        classes = tuple(name for name in enough if name in set(order[:wanted]))
+    else:
+        absent = [name for name in named if name not in enough]
+        if absent:
+            raise UserError(f"private: no {_FEWEST} usable recordings of {absent[0]!r}, a class of the target")
+        classes = tuple(named)
     labels = _labels(corpus, file.people.attribute)
     if own:
         others = {name: tuple(found) for name, found in enough.items() if name not in classes}

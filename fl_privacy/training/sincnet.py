@@ -74,6 +74,9 @@ class SincNetTraining:
         Steps between checkpoints.
     private : PrivateTraining or None
         Batch normalisation becomes group normalisation.
+    label_smoothing : float
+        Share of the target spread over all classes; below zero it is taken from them, which hinders inversion
+        (Struppek, Hintersdorf and Kersting 2024, arXiv 2310.06549). Not with privacy.
 
     Raises
     ------
@@ -90,6 +93,7 @@ class SincNetTraining:
     shift: int = 160
     checkpoint_every: int = 200
     private: PrivateTraining | None = None
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "learning_rate", "shift", "checkpoint_every"):
@@ -99,6 +103,8 @@ class SincNetTraining:
             raise UserError(f"SincNet training: optimiser is {self.optimiser!r}. Known: rmsprop, adam")
         if not 0 < self.gain[0] <= self.gain[1]:
             raise UserError(f"SincNet training: gain is {self.gain}; give a smaller and a larger number above 0")
+        if not -1 < self.label_smoothing < 1 or (self.label_smoothing and self.private is not None):
+            raise UserError("SincNet training: label_smoothing must lie between -1 and 1, and be 0 with privacy")
         if self.private is not None and self.size.normalisation == "batch":
             # Examples meet in batch normalisation: one of them would move the gradients of all others.
             object.__setattr__(self, "size", replace(self.size, normalisation="group"))
@@ -301,9 +307,15 @@ def _plain_steps(
         rng = _rng(seed, step)
         windows, codes = chunks.cut(rng.integers(len(chunks), size=settings.batch_size), settings.gain, rng)
         optimiser.zero_grad()
-        functional.cross_entropy(network(windows), codes).backward()  # type: ignore[no-untyped-call]
+        _smoothed(network(windows), codes, settings.label_smoothing).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         yield step + 1
+
+
+def _smoothed(logits: Tensor, codes: Tensor, share: float) -> Tensor:
+    """Cross-entropy to targets of which a share, maybe a negative one, is spread over all classes."""
+    own = functional.cross_entropy(logits, codes)
+    return own if not share else (1 - share) * own - share * torch.log_softmax(logits, dim=1).mean()
 
 
 def _private_steps(
