@@ -17,6 +17,13 @@ TRAINING_LEVEL = ("dropout", "label-smoothing", "dp-sgd")
 """Countermeasures in training."""
 
 
+class ChosenSpeech(Speech):
+    """A corpus of voices, or of those with certain labels."""
+
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Values by label, such as ``{subset = ["train"]}``: recordings with one of these."""
+
+
 class SpeakerInversionSimulation(Section):
     """What is run, and from which seed."""
 
@@ -168,9 +175,9 @@ class SpeakerInversionFile(Section):
     """What do a classifier's weights say of the voices of its classes?"""
 
     simulation: SpeakerInversionSimulation
-    private: Speech
+    private: ChosenSpeech
     """Whose voices the target knows."""
-    auxiliary: Speech | None = None
+    auxiliary: ChosenSpeech | None = None
     """Other people, of whom the attacker has recordings; default: those of the private corpus who are no class."""
     people: InversionPeople = InversionPeople()
     target: InversionTarget = InversionTarget()

@@ -190,9 +190,6 @@ class SincConv(nn.Module):
     middle is 1. The edges begin equally spaced on the mel scale.
     """
 
-    past: Tensor
-    half_window: Tensor
-
     def __init__(self, filters: int, length: int, stride: int, sample_rate: int) -> None:
         super().__init__()
         self.length, self.stride, self.sample_rate = length, stride, sample_rate
@@ -204,16 +201,17 @@ class SincConv(nn.Module):
         half = length // 2
         # The published code spaces its half window by a little more than one sample.
         taper = 0.54 - 0.46 * torch.cos(2 * math.pi * torch.linspace(0, length / 2 - 1, half) / length)
-        self.register_buffer("half_window", taper, persistent=False)
-        self.register_buffer("past", torch.arange(-half, 0.0) / sample_rate, persistent=False)
+        # No buffers, which private training refuses: nothing changes these.
+        self._taper, self._past = taper, torch.arange(-half, 0.0) / sample_rate
 
     def filters(self) -> Tensor:
         """Return the impulse responses (filters, length)."""
         lower = LEAST_HZ + self.low.abs()
         upper = torch.clamp(lower + LEAST_HZ + self.band.abs(), LEAST_HZ, self.sample_rate / 2)
-        waves = torch.sin(2 * math.pi * upper * self.past) - torch.sin(2 * math.pi * lower * self.past)
+        taper, past = self._taper.to(self.low.device), self._past.to(self.low.device)
+        waves = torch.sin(2 * math.pi * upper * past) - torch.sin(2 * math.pi * lower * past)
         middle = 2 * (upper - lower)
-        left = waves / (math.pi * self.past) * self.half_window / middle
+        left = waves / (math.pi * past) * taper / middle
         return torch.cat([left, torch.ones_like(middle), left.flip(1)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.config.speaker_inversion import SpeakerInversionFile
+from fl_privacy.config.speaker_inversion import ChosenSpeech, SpeakerInversionFile
 from fl_privacy.corpora import AudioError, Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.models.encoder import SILENCE
-from fl_privacy.sims.speaker_recognisers import Source
 
 Wave = NDArray[np.float32]
 Voices = Mapping[str, tuple[Wave, ...]]
@@ -72,8 +70,7 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
     UserError
         Where too few speakers or recordings are left.
     """
-    private = Source(file.private.corpus, file.private.root, json.dumps(file.private.options, sort_keys=True))
-    corpus = private.load()
+    corpus = _chosen(file.private)
     waves, reasons = _usable(corpus)
     counts = {"private": reasons, "auxiliary": Counter[str]()}
     enough = {name: found for name, found in waves.items() if len(found) >= _FEWEST}
@@ -101,9 +98,10 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
         others = {name: tuple(found) for name, found in enough.items() if name not in classes}
     else:
         assert file.auxiliary is not None
-        beside = Corpus.load(file.auxiliary.corpus, file.auxiliary.root, **file.auxiliary.options)
+        beside = _chosen(file.auxiliary)
         found, counts["auxiliary"] = _usable(beside)
-        both = sorted(set(found) & set(classes)) if file.auxiliary.corpus == file.private.corpus else []
+        same = (file.auxiliary.corpus, file.auxiliary.root) == (file.private.corpus, file.private.root)
+        both = sorted(set(found) & set(classes)) if same else []
         if both:
             raise UserError(f"auxiliary: {both[0]!r} is a class of the target; the attacker owns other people's voices")
         # Two corpora may have an s01 each.
@@ -148,6 +146,19 @@ def cuts(waves: Sequence[Wave], length: int, count: int, rng: np.random.Generato
     energy = np.array([float(np.mean(np.square(piece))) for piece in pieces])
     loud = np.flatnonzero(energy >= np.median(energy))
     return [pieces[place] for place in rng.permutation(loud)[:count]]
+
+
+def _chosen(speech: ChosenSpeech) -> Corpus:
+    corpus = Corpus.load(speech.corpus, speech.root, **speech.options)
+    if not speech.where:
+        return corpus
+    unknown = sorted(set(speech.where) - set(corpus.attributes))
+    if unknown:
+        raise UserError(f"{speech.corpus}: where: no label {unknown[0]!r}; there are: {', '.join(corpus.attributes)}")
+    kept = tuple(u for u in corpus if all(u.labels.get(key) in values for key, values in speech.where.items()))
+    if not kept:
+        raise UserError(f"{speech.corpus}: where: no recording has {speech.where}")
+    return replace(corpus, utterances=kept)
 
 
 def _usable(corpus: Corpus) -> tuple[dict[str, list[Wave]], Counter[str]]:
