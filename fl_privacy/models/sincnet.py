@@ -46,9 +46,6 @@ class SincNetSize:
     norm_over : {"time", "all"}
         What the convolutions' outputs are normalised over: the frames of each filter, as published, or all filters and
         frames together. The first takes away how loud a filter is beside the others, so that a network learns slowly.
-    compress : bool
-        Whether the band-passes' outputs go through ``log(1 + x)``: narrow low bands are louder than wide high ones by
-        orders of magnitude. Not so as published.
     dropout : float
         Share of the hidden units that are dropped in training; none as published.
     sample_rate : int
@@ -69,7 +66,6 @@ class SincNetSize:
     dense: tuple[int, ...] = (2048, 2048, 2048)
     normalisation: Literal["batch", "group"] = "batch"
     norm_over: Literal["time", "all"] = "time"
-    compress: bool = False
     dropout: float = 0.0
     sample_rate: int = 16_000
 
@@ -116,7 +112,6 @@ MIDDLE = SincNetSize(
     convolutions=((32, 5), (32, 5)),
     dense=(256, 256, 256),
     norm_over="all",
-    compress=True,
 )
 """Trains on some tens of speakers in minutes on one core."""
 
@@ -127,7 +122,6 @@ SMALL = SincNetSize(
     convolutions=((16, 5), (16, 5)),
     dense=(64, 64, 64),
     norm_over="all",
-    compress=True,
 )
 """Trains on a few speakers in seconds: for tests and trials."""
 
@@ -291,8 +285,6 @@ class SincNet(nn.Module):
     def dvector(self, frames: Tensor) -> Tensor:
         """Return the last hidden layer (n, dimension) of windows (n, window)."""
         x = functional.max_pool1d(self.sinc(self.norm_in(frames)).abs(), self.size.pool)
-        if self.size.compress:
-            x = torch.log1p(x)
         x = functional.leaky_relu(self.norms[0](x), _SLOPE)
         for convolve, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):
             x = functional.leaky_relu(norm(functional.max_pool1d(convolve(x), self.size.pool)), _SLOPE)
