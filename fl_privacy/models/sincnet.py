@@ -106,11 +106,22 @@ class SincNetSize:
 PUBLISHED = SincNetSize()
 """As published: 200 ms at 16 kHz, 22.77 million parameters for 462 speakers."""
 
-MIDDLE = SincNetSize(sinc_filters=40, sinc_stride=4, convolutions=((32, 5), (32, 5)), dense=(256, 256, 256))
+MIDDLE = SincNetSize(
+    sinc_filters=40,
+    sinc_stride=4,
+    convolutions=((32, 5), (32, 5)),
+    dense=(256, 256, 256),
+    norm_over="all",
+)
 """Trains on some tens of speakers in minutes on one core."""
 
 SMALL = SincNetSize(
-    sinc_filters=20, sinc_length=101, sinc_stride=4, convolutions=((16, 5), (16, 5)), dense=(64, 64, 64)
+    sinc_filters=20,
+    sinc_length=101,
+    sinc_stride=4,
+    convolutions=((16, 5), (16, 5)),
+    dense=(64, 64, 64),
+    norm_over="all",
 )
 """Trains on a few speakers in seconds: for tests and trials."""
 
