@@ -8,7 +8,10 @@ from pydantic import Field, model_validator
 
 from fl_privacy.config._sections import Named, Section, Speech
 
-WAVES = ("standard", "sliding", "restarts")
+FROM_WAVES = ("standard", "sliding", "restarts", "shift-robust")
+"""Attacks that begin with a wave."""
+WAVES = (*FROM_WAVES, "source-filter")
+"""Attacks that end with one."""
 DVECTORS = ("dvector", "map-dvector")
 
 OUTPUT_LEVEL = ("confidence-noise", "rounding", "purification", "label-only")
@@ -73,7 +76,7 @@ class InversionTarget(Section):
 class InversionAttackChoice(Section):
     """An attack, on every class, from some starts."""
 
-    name: Literal["standard", "sliding", "restarts", "dvector", "map-dvector"]
+    name: Literal["standard", "sliding", "restarts", "shift-robust", "source-filter", "dvector", "map-dvector"]
     starts: tuple[str, ...] = Field(default=(), max_length=30)
     objective: Literal["cross-entropy", "one-minus-p", "margin"] = "cross-entropy"
     step: Literal["plain", "normalised", "adam"] = "plain"
@@ -87,15 +90,17 @@ class InversionAttackChoice(Section):
     threshold: float = Field(default=1e-3, gt=0)
     """A cost, one minus the probability, at which a window is done."""
     length: int = Field(default=6400, ge=1)
-    """Samples of a slid vector; of restarts: as many as the slid vector that they stand beside."""
+    """Samples of a vector that is longer than a window; of restarts: of the slid vector that they stand beside."""
     stride: int = Field(default=500, ge=1)
     """Samples by which it slides."""
+    attempts: int = Field(default=2, ge=1)
+    """Random voices that source-filter starts from."""
 
     @model_validator(mode="after")
     def _starts(self) -> InversionAttackChoice:
-        if self.name in WAVES and not self.starts:
+        if self.name in FROM_WAVES and not self.starts:
             raise ValueError("starts: missing; what does the attack start from?")
-        if self.name in DVECTORS and self.starts:
+        if self.name not in FROM_WAVES and self.starts:
             raise ValueError(f"starts: {self.name} has one of its own")
         if len(set(self.starts)) < len(self.starts):
             raise ValueError("starts: one stands there twice")

@@ -27,7 +27,7 @@ from fl_privacy.models.speaker import LogMel
 from fl_privacy.published.pizzi2023 import CLASSES, ITERATIONS, table_1
 from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
 from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
-from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, Findings, Judged
+from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, OWN_START, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
 from fl_privacy.sims.inversion_people import People, cuts
 from fl_privacy.sims.inversion_spoof import MEAN, accepted
@@ -168,7 +168,7 @@ def _judged(
             inverted = dvectors.of(waves)
             judged[cell.name] = Judged(
                 cell.attack.name,
-                cell.start,
+                cell.start or OWN_START,
                 length,
                 {judge.name: judge.scores(waves) for judge in bench.judges.values()},
                 {judge.name: judge.scores(list(one.starts)) for judge in bench.judges.values()},

@@ -6,7 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,13 @@ from fl_privacy.attacks.inversion import (
     restarts,
     slide,
 )
+from fl_privacy.attacks.inversion.gradients import WhiteBox
+from fl_privacy.attacks.inversion.robust import ShiftRobust
 from fl_privacy.attacks.inversion.sliding import windows_of
+from fl_privacy.attacks.inversion.source_filter import PARAMETERS, Synthesiser, invert_source_filter
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.metrics import Floats
-from fl_privacy.config.speaker_inversion import DVECTORS, InversionAttackChoice
+from fl_privacy.config.speaker_inversion import DVECTORS, FROM_WAVES, InversionAttackChoice
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
 from fl_privacy.training._parallel import Told, run_jobs
@@ -61,7 +64,7 @@ class Cell:
     ----------
     attack : InversionAttackChoice
     start : str
-        Of the waves; empty for d-vectors.
+        Of the waves; empty where the attack has one of its own.
     """
 
     attack: InversionAttackChoice
@@ -83,6 +86,11 @@ class Cell:
         return self.attack.name not in DVECTORS
 
     @property
+    def from_waves(self) -> bool:
+        """Whether it begins with waves."""
+        return self.attack.name in FROM_WAVES
+
+    @property
     def published_steps(self) -> bool:
         """Whether step sizes are those of the study."""
         return self.attack.scale == "published" or self.start in ("zeros", "ones", "minus-ones")
@@ -94,7 +102,7 @@ class Cell:
         return Inversion(
             told.objective,
             told.step,
-            "absolute" if self.published_steps or not self.of_waves else "variance",
+            "absolute" if self.published_steps or not self.from_waves else "variance",
             told.iterations,
             told.patience,
             told.threshold,
@@ -124,7 +132,7 @@ def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
     for cell in found:
         if cell.start and cell.start not in STARTS:
             raise UserError(f"attack {cell.attack.name!r}: unknown start {cell.start!r}. Known: {', '.join(STARTS)}")
-        if cell.of_waves:
+        if cell.from_waves:
             _ = cell.step_size
         _ = cell.settings
     return found
@@ -143,6 +151,8 @@ class CellJob:
         Of the waves; for d-vectors none.
     prior : Prior or None
         Of d-vectors.
+    seed : int
+        Of attacks that have a start of their own.
     folder : str
         Gets ``found.npz``, ``cost.json`` and ``seconds.json``; a cell whose file is there is done.
     """
@@ -151,6 +161,7 @@ class CellJob:
     target: str
     jobs: tuple[Job, ...]
     prior: Prior | None
+    seed: int
     folder: str
 
 
@@ -212,7 +223,7 @@ def _do(job: CellJob, told: Told) -> None:
     found, attack = _inverted(job, classifier, told), job.cell.attack
     asked = classifier.queries
     waves = np.stack([one.wave for one in found])
-    starts = np.stack([one.start for one in job.jobs]) if job.jobs else np.zeros_like(waves)
+    starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
     classes = len(classifier.classes)
     arrays: dict[str, NDArray[Any]] = {}
     if attack.name == "restarts":
@@ -224,9 +235,9 @@ def _do(job: CellJob, told: Told) -> None:
         arrays["read last_window"] = right[np.arange(classes), best].astype(np.float64)
         rows = np.arange(classes) * tries + best
         waves, starts = waves[rows], starts[rows]
-    elif attack.name == "sliding":
+    elif attack.name in ("sliding", "shift-robust", "source-filter"):
         told_by = [read_outs(classifier, one).to_dict() for one in found]
-        for name in READOUTS:
+        for name in READOUTS if attack.name == "sliding" else ("trim", "sentence"):
             values = [read[name] for read in told_by]
             if None not in values:
                 arrays[f"read {name}"] = np.array(values, dtype=np.float64)
@@ -259,4 +270,29 @@ def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told) -> list[R
         return map_dvector(classifier, everybody, job.prior, told=told)
     if cell.attack.name == "sliding":
         return slide(classifier, job.jobs, cell.settings, stride=cell.attack.stride, told=told)
+    if cell.attack.name == "shift-robust":
+        return invert(_robust(classifier, cell), job.jobs, cell.settings, told=told)
+    if cell.attack.name == "source-filter":
+        how = replace(cell.settings, step="adam")
+        found = invert_source_filter(
+            _robust(classifier, cell), everybody, how, attempts=cell.attack.attempts, seed=job.seed, told=told
+        )
+        return [one.found for one in found]
     return invert(classifier, job.jobs, cell.settings, told=told)
+
+
+def _robust(classifier: SpeakerClassifier, cell: Cell) -> ShiftRobust:
+    return ShiftRobust(WhiteBox(classifier, cell.attack.objective), cell.attack.length)
+
+
+def _own_starts(job: CellJob, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zeros for d-vectors; for voices, one that is drawn as those are that the attack begins with."""
+    if job.cell.attack.name != "source-filter":
+        return np.zeros_like(waves)
+    import torch
+
+    synthesise = Synthesiser(waves.shape[1])
+    rng = np.random.default_rng([job.seed, 1])
+    points = rng.standard_normal((len(waves), PARAMETERS)).astype(np.float32)
+    with torch.no_grad():
+        return np.concatenate([synthesise(torch.from_numpy(point[None])).numpy() for point in points])

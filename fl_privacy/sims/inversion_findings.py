@@ -23,6 +23,8 @@ OVER_BLIND, OVER_JUDGE, OVER_RESTARTS = (
     "accuracy_over_independent",
     "accuracy_over_restarts",
 )
+OWN_START = "random voices"
+"""Of an attack that has a start of its own."""
 CHANCE, START, STRANGER, NATURAL = "chance", "start", "another's voice", "own recordings"
 
 
@@ -59,7 +61,7 @@ class Judged:
     @property
     def name(self) -> str:
         """Attack and start."""
-        return f"{self.attack} from {self.start}"
+        return self.attack if self.start == OWN_START else f"{self.attack} from {self.start}"
 
     def verdicts(self, judge: str) -> Verdicts:
         """What a judge says of each inversion."""

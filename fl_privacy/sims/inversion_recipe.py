@@ -142,12 +142,12 @@ class SpeakerInversionRecipe:
     def _job(
         self, cell: Cell, where: str, people: People, target: SpeakerClassifier, prior: Prior | None, path: Path
     ) -> CellJob:
-        if not cell.of_waves:
-            return CellJob(cell, where, (), prior, str(path))
+        seed = self.file.simulation.seed
+        if not cell.from_waves:
+            return CellJob(cell, where, (), prior, seed, str(path))
         speech, _ = people.of(people.auxiliary)
-        classes = len(people.classes)
-        jobs = wave_jobs(cell, classes, target.window, speech, self.file.simulation.seed)
-        return CellJob(cell, where, jobs, None, str(path))
+        jobs = wave_jobs(cell, len(people.classes), target.window, speech, seed)
+        return CellJob(cell, where, jobs, None, seed, str(path))
 
     def _prior(self, people: People, target: SpeakerClassifier) -> Prior:
         """What d-vectors of single windows of other people look like."""
@@ -201,9 +201,7 @@ class SpeakerInversionRecipe:
             where = folder.path / "defended" / counter.name / "target" / FILE
 
             def invert_again(path: Path, where: Path = where) -> None:
-                cell, (speech, _) = self.cells[0], people.of(people.auxiliary)
-                jobs = wave_jobs(cell, len(people.classes), target.window, speech, self.file.simulation.seed)
-                do_cells([CellJob(cell, str(where), jobs, None, str(path))], 1)
+                do_cells([self._job(self.cells[0], str(where), people, target, None, path)], 1)
 
             folder.stage(f"defended/{counter.name}/cell", invert_again)
 

@@ -53,6 +53,8 @@ def settings(speech: Path, **changes) -> dict:
             {"name": "standard", "starts": ["laplace", "speech"], **quick},
             {"name": "sliding", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
             {"name": "restarts", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
+            {"name": "shift-robust", "starts": ["laplace"], "length": 4800, "iterations": 2},
+            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 1},
             {"name": "dvector"},
             {"name": "map-dvector"},
         ],
@@ -89,7 +91,8 @@ def find(result, attack, metric="accuracy", **conditions):
 def test_every_attack_stands_before_every_judge(done: Path):
     result = json.loads((done / "result.json").read_text())
     judges = ("attacked", "other seed", "other architecture", "speaker encoder")
-    for attack in ("standard from laplace", "standard from speech", "sliding from laplace", "restarts from laplace"):
+    waves = [f"{name} from laplace" for name in ("standard", "sliding", "restarts", "shift-robust")]
+    for attack in (*waves, "standard from speech", "source-filter"):
         for judge in judges:
             mine = [c for c in find(result, attack, judge=judge) if "readout" not in c["conditions"]]
             assert len(mine) == 1 and mine[0]["n_speakers"] == CLASSES
@@ -158,6 +161,8 @@ def test_experiment_three_has_its_controls(done: Path):
         "standard from laplace, encoded",
         "sliding from laplace, encoded",
         "restarts from laplace, encoded",
+        "shift-robust from laplace, encoded",
+        "source-filter, encoded",
         "dvector, mlp mapper",
         "dvector, ridge mapper",
         "map-dvector, mlp mapper",
@@ -183,8 +188,8 @@ def test_countermeasures_stand_with_their_price(done: Path):
         "label-only",
         "withhold-layer",
     }
-    pieces = rows["rounding"]["queries"] - 2 * 2 * 2 * 3  # identities, steps, sides, pairs
-    assert 0 < pieces <= OTHERS * 4, "the rest is the auxiliary speech that was tried as a start"
+    # Four pieces of each other person's speech, tried as a start; then identities, points, sides and pairs.
+    assert rows["rounding"]["queries"] == OTHERS * 4 + 2 * (2 + 1) * 2 * 3
     for name in ("rounding", "label-only", "dp-sgd", "label-smoothing (amount -0.02)"):
         assert 0 <= rows[name]["sentence_error"] <= 1
         assert find(result, name, judge="other architecture")[0]["n_speakers"] == (
@@ -211,12 +216,16 @@ def test_the_report_tells_all_of_it(done: Path):
     ):
         assert told in page, told
     assert page.count("<svg") == 2
+    assert not list(done.rglob("*.wav")), "no audio unless it is asked for"
     assert "Beside the published table" not in page
 
 
-def test_a_killed_run_goes_on_and_ends_alike(speech, tmp_path: Path, monkeypatch, done: Path):
+def test_a_killed_run_goes_on_ends_alike_and_writes_marked_audio(speech, tmp_path: Path, monkeypatch):
     content = settings(speech)
-    folder = tmp_path / "killed"
+    two = content["attack"][0] | {"starts": ["laplace", "white"]}
+    content |= {"attack": [two, {"name": "dvector"}], "countermeasure": [], "output": {"audio": True}}
+    content |= {"judges": {"steps": 5, "other_seed": False}, "spoof": {"steps": 4, "contents": 1, "mappers": ["ridge"]}}
+    whole, killed = run(content, out=tmp_path / "whole", workers=1), tmp_path / "killed"
     real, calls = inversion_cells._do, []
 
     def dies(job, told):
@@ -227,29 +236,16 @@ def test_a_killed_run_goes_on_and_ends_alike(speech, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(inversion_cells, "_do", dies)
     with pytest.raises(KeyboardInterrupt):
-        run(content, out=folder)
-    kept = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
-    assert len(kept) == 2 and not (folder / "result.json").exists()
+        run(content, out=killed)
+    kept = {path: path.stat().st_mtime_ns for path in killed.rglob("*.npz")}
+    assert len(kept) == 2 and not (killed / "result.json").exists()
     monkeypatch.setattr(inversion_cells, "_do", real)
-    run(content, out=folder)
+    run(content, out=killed)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept, "cells that were done are not done again"
-    assert (folder / "result.json").read_bytes() == (done / "result.json").read_bytes()
-    assert not list(folder.rglob("*.wav"))
-
-
-def test_audio_is_written_when_it_is_asked_for(speech, tmp_path: Path):
-    content = settings(speech)
-    small = content["attack"][0] | {"starts": ["laplace"]}
-    less = {
-        "attack": [small],
-        "countermeasure": [],
-        "output": {"audio": True},
-        "judges": {"steps": 5, "other_seed": False},
-    }
-    folder = run(content | less, out=tmp_path / "run")
-    names = sorted(path.name for path in (folder / "audio").iterdir())
+    assert (killed / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    names = sorted(path.name for path in (whole / "audio").iterdir())
     assert len([name for name in names if name.startswith("standard-from-laplace")]) == CLASSES
-    assert any(name.startswith("speech-") for name in names)
+    assert "speech-dvector-ridge-mapper.synthetic.wav" in names
     assert all(name.endswith(".synthetic.wav") for name in names)
 
 
