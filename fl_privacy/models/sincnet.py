@@ -209,20 +209,21 @@ class SincConv(nn.Module):
         edges = 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
         self.low = nn.Parameter(torch.from_numpy(edges[:-1, None]).float())
         self.band = nn.Parameter(torch.from_numpy(np.diff(edges)[:, None]).float())
-        half = length // 2
-        # The published code spaces its half window by a little more than one sample.
-        taper = 0.54 - 0.46 * torch.cos(2 * math.pi * torch.linspace(0, length / 2 - 1, half) / length)
-        # No buffers, which private training refuses: nothing changes these.
-        self._taper, self._past = taper, torch.arange(-half, 0.0) / sample_rate
 
     def filters(self) -> Tensor:
         """Return the impulse responses (filters, length)."""
         lower = LEAST_HZ + self.low.abs()
         upper = torch.clamp(lower + LEAST_HZ + self.band.abs(), LEAST_HZ, self.sample_rate / 2)
-        taper, past = self._taper.to(self.low.device), self._past.to(self.low.device)
+        # No buffers: layers that have some are refused by differentially private training.
+        half = self.length // 2
+        like: dict[str, Any] = {"device": self.low.device, "dtype": self.low.dtype}
+        past = torch.arange(-half, 0, **like) / self.sample_rate
+        # The published code spaces its half window by a little more than one sample.
+        places = torch.linspace(0, self.length / 2 - 1, half, **like)
+        window = 0.54 - 0.46 * torch.cos(2 * math.pi * places / self.length)
         waves = torch.sin(2 * math.pi * upper * past) - torch.sin(2 * math.pi * lower * past)
         middle = 2 * (upper - lower)
-        left = waves / (math.pi * past) * taper / middle
+        left = waves / (math.pi * past) * window / middle
         return torch.cat([left, torch.ones_like(middle), left.flip(1)], dim=1)
 
     def forward(self, x: Tensor) -> Tensor:
