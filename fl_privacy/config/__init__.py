@@ -12,6 +12,7 @@ from fl_privacy.config.federated_ser import (
     Task,
 )
 from fl_privacy.config.loading import KINDS, AnyFile, load, load_any, parse_setting, parse_value, presets
+from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CorpusChoice",
     "FederationSettings",
     "SimulationFile",
+    "SpeakerInversionFile",
     "SpeakerMembershipFile",
     "Speech",
     "SweepSettings",

@@ -13,11 +13,16 @@ from pydantic import ValidationError
 
 from fl_privacy.config._sections import ConfigError
 from fl_privacy.config.federated_ser import SimulationFile
+from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 
-AnyFile = SimulationFile | SpeakerMembershipFile
+AnyFile = SimulationFile | SpeakerMembershipFile | SpeakerInversionFile
 KINDS: Mapping[str, type[AnyFile]] = MappingProxyType(
-    {"federated-ser": SimulationFile, "speaker-membership": SpeakerMembershipFile}
+    {
+        "federated-ser": SimulationFile,
+        "speaker-membership": SpeakerMembershipFile,
+        "speaker-inversion": SpeakerInversionFile,
+    }
 )
 """What a file is read into, by ``simulation.kind``."""
 

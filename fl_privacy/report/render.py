@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.report import words
+from fl_privacy.report import inversion, words
 from fl_privacy.report.files import read_result, read_scores
 from fl_privacy.report.page import Page, page, write_page
 from fl_privacy.report.run import Run
@@ -59,9 +59,10 @@ def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> st
 
 def _page(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> Page:
     run = Run.of(result, scores)
+    inverted = inversion.is_inversion(run)
     return page(
-        words.title(run),
-        SECTIONS,
+        inversion.title(run) if inverted else words.title(run),
+        inversion.SECTIONS if inverted else SECTIONS,
         run,
         made_from="result.json and scores.csv",
         version=run.part("versions").get("fl-privacy"),

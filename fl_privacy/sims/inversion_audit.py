@@ -1,0 +1,466 @@
+"""The last stage of an inversion: every cell before every judge, claims, controls, and what the report draws."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.files import aligned, write_result
+from fl_privacy.attacks.files import cell as as_cell
+from fl_privacy.attacks.inversion.distances import Distances, distances
+from fl_privacy.attacks.inversion.gender import AttributeReader
+from fl_privacy.attacks.inversion.judges import Verdicts
+from fl_privacy.audit import Claim, Privacy
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.metrics import Floats
+from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
+from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.models.speaker import LogMel
+from fl_privacy.published.pizzi2023 import CLASSES, ITERATIONS, table_1
+from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
+from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
+from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, OWN_START, Findings, Judged
+from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
+from fl_privacy.sims.inversion_people import People, cuts
+from fl_privacy.sims.inversion_spoof import MEAN, accepted
+from fl_privacy.sims.inversion_target import FILE
+from fl_privacy.sims.stages import RunFolder
+from fl_privacy.training.sincnet import privacy_spent, sentence_error
+from fl_privacy.updates import ThreatModel
+
+
+class DVectors:
+    """D-vectors of the target: of the classes' recordings, of short pieces, of other people's.
+
+    Parameters
+    ----------
+    target : SpeakerClassifier
+    people : People
+    bench : Bench
+        Cuts the pieces.
+    """
+
+    def __init__(self, target: SpeakerClassifier, people: People, bench: Bench) -> None:
+        self._target, self._bench = target, bench
+        self.means = np.stack([self.of(people.trained[name]).mean(axis=0) for name in people.classes])
+        self.unused = {0: self._unused(0)}
+        waves, owners = people.of(people.auxiliary)
+        self.auxiliary, self.owners = self.of(waves), owners
+
+    def of(self, waves: Sequence[NDArray[np.float32]]) -> Floats:
+        """Return d-vectors (n, d) of waves of a window at least."""
+        return np.stack([self._target.dvector_of(wave) for wave in waves]).astype(np.float64)
+
+    def distances(self, inverted: Floats, length: int) -> tuple[Distances, Floats]:
+        """Return distances of one d-vector a class, and those of unused pieces of a length to their own speaker."""
+        whole = distances(inverted, self.means, *self.unused[0])
+        if length not in self.unused:
+            self.unused[length] = self._unused(length)
+        return whole, distances(inverted, self.means, *self.unused[length]).within
+
+    def _unused(self, length: int) -> tuple[Floats, NDArray[np.int64]]:
+        pieces, owners = self._bench.pieces(length)
+        return self.of(pieces), owners
+
+
+def write_findings(
+    path: Path,
+    folder: RunFolder,
+    file: SpeakerInversionFile,
+    cells: Sequence[Cell],
+    people: People,
+    bench: Bench,
+    model: ThreatModel,
+) -> None:
+    """Judge all that was found, and write result.json, scores.csv and the table."""
+    target = load_classifier(folder.path / "target" / FILE)
+    seed = file.simulation.seed
+    findings = Findings(
+        "SincNet",
+        seed,
+        file.audit.confidence,
+        file.audit.permutations,
+        {"private": file.private.corpus, "classes": len(people.classes)},
+    )
+    dvectors = DVectors(target, people, bench)
+    found = {cell.name: read_cell(folder.path / "cells" / cell.folder) for cell in cells}
+    judged, vectors, summaries = _judged(cells, found, target, people, bench, dvectors, seed)
+    for number, one in enumerate(judged.values()):
+        strangers = _strangers(people, bench, one.length, seed)
+        findings.cell(one, bench, strangers, primary=number == 0)
+    for length in sorted({one.length for one in judged.values()} | ({0} if file.spoof is not None else set())):
+        findings.ceilings(bench, length)
+    for one in judged.values():
+        rival = judged.get(f"restarts from {one.start}")
+        if one.attack == "sliding" and rival is not None:
+            findings.against_restarts(one, rival)
+    _layer(findings, cells, found, target)
+    part: dict[str, Any] = {
+        "readouts": READOUTS,
+        "restarts": RESTARTS,
+        "distances": summaries,
+        "costs": {name: one.cost for name, one in found.items()},
+    }
+    part["picture"] = _label(findings, file, people, dvectors, vectors)
+    if file.spoof is not None:
+        part["spoof"] = _spoof(findings, folder.path / "spoof", bench)
+    privacy: list[Privacy] = []
+    if file.countermeasure:
+        part["countermeasures"] = _defended(findings, folder, file, cells, people, bench, judged, privacy)
+    part["examples"] = _examples(cells, found, people, bench)
+    if any(cell.attack.scale == "published" for cell in cells):
+        part |= _beside_published(file, cells, summaries, len(people.classes))
+    utility = {
+        "task": "Speaker recognition of unused sentences",
+        "sentence_error": sentence_error(target, *people.of(people.tested)),
+    }
+    queries = sum(int(one.cost["queries"]) for one in found.values())
+    table = table_of(findings.claims, list(bench.judges))
+    write_atomically(path / "table.txt", table + "\n")
+    write_result(
+        folder.path,
+        findings.claims,
+        findings.controls,
+        _scores_csv(judged, people),
+        simulation=file.resolved(),
+        threat_model={**model.to_dict(), "words": model.describe()},
+        utility=utility,
+        privacy=[one.to_dict() for one in privacy],
+        queries=queries,
+        corpora=_corpora(file, people),
+        inversion=part,
+        table=table,
+    )
+
+
+def table_of(claims: Sequence[Claim], judges: Sequence[str]) -> str:
+    """Return who recognises what, as text."""
+    rows = [("recognised", *judges)]
+    names = dict.fromkeys(c.attack for c in claims if c.metric == ACCURACY and "method" in c.conditions)
+    for name in names:
+        mine = [c for c in claims if (c.attack, c.metric) == (name, ACCURACY) and "readout" not in c.conditions]
+        rows.append((name, *(as_cell(next((c for c in mine if c.conditions.get("judge") == j), None)) for j in judges)))
+    return aligned(rows)
+
+
+def _judged(
+    cells: Sequence[Cell],
+    found: Mapping[str, Found],
+    target: SpeakerClassifier,
+    people: People,
+    bench: Bench,
+    dvectors: DVectors,
+    seed: int,
+) -> tuple[dict[str, Judged], dict[str, Floats], dict[str, Any]]:
+    judged, vectors, summaries = {}, {}, {}
+    for cell in cells:
+        one = found[cell.name]
+        if cell.of_waves:
+            waves, length = list(one.waves), one.waves.shape[1]
+            inverted = dvectors.of(waves)
+            judged[cell.name] = Judged(
+                cell.attack.name,
+                cell.start or OWN_START,
+                length,
+                {judge.name: judge.scores(waves) for judge in bench.judges.values()},
+                {judge.name: judge.scores(list(one.starts)) for judge in bench.judges.values()},
+                one.readouts,
+                dvectors.distances(inverted, length)[0],
+                {"objective": cell.attack.objective, "step": cell.attack.step},
+            )
+        else:
+            inverted, length = one.waves.astype(np.float64), target.window
+        lain, short = dvectors.distances(inverted, length)
+        told = lain.summary()
+        told["within_short"] = {"mean": float(short.mean()), "sd": float(short.std(ddof=1))}
+        if cell.of_waves:
+            hits = judged[cell.name].verdicts(ATTACKED).among() > 0
+            # The study's figure is of the inversions alone that the target recognises.
+            if hits.sum() > 1:
+                told["own_recognised"] = {
+                    "mean": float(lain.own[hits].mean()),
+                    "sd": float(lain.own[hits].std(ddof=1)),
+                }
+        vectors[cell.name], summaries[cell.name] = inverted, told
+    return judged, vectors, summaries
+
+
+def _strangers(people: People, bench: Bench, length: int, seed: int) -> dict[str, Floats]:
+    """One piece of another person's real voice for each class, before every judge."""
+    others = list(people.auxiliary.values())
+    waves = [
+        cuts(others[number % len(others)], length, 1, np.random.default_rng([seed, 60, number]))[0]
+        for number in range(len(people.classes))
+    ]
+    return {judge.name: judge.scores(waves) for judge in bench.judges.values()}
+
+
+def _layer(findings: Findings, cells: Sequence[Cell], found: Mapping[str, Found], target: SpeakerClassifier) -> None:
+    for cell in cells:
+        if cell.of_waves:
+            continue
+        with torch.no_grad():
+            scores = target.classify(torch.from_numpy(found[cell.name].waves)).double().numpy()
+        hits = Verdicts(scores, np.arange(len(scores))).among()
+        findings.add(cell.name, ACCURACY, findings.rate(hits), judge=ATTACKED, layer="classifier alone")
+
+
+def _label(
+    findings: Findings,
+    file: SpeakerInversionFile,
+    people: People,
+    dvectors: DVectors,
+    vectors: Mapping[str, Floats],
+) -> dict[str, Any] | None:
+    attribute = file.people.attribute
+    if attribute is None or any(name not in people.labels for name in (*people.classes, *people.auxiliary)):
+        return None
+    known = [people.labels[owner] for owner in dvectors.owners]
+    mine = [people.labels[name] for name in people.classes]
+    if len(set(known)) != 2 or len(set(mine)) != 2 or set(known) != set(mine):
+        return None
+    reader = AttributeReader.fit(dvectors.auxiliary, known)
+    positive = reader.classes[1]
+    evidence = {"own recordings": reader.decision_function(dvectors.means)}
+    evidence |= {name: reader.decision_function(rows) for name, rows in vectors.items()}
+    for name, odds in evidence.items():
+        findings.label(name, odds, mine, people.classes, attribute, positive)
+    drawn = next((name for name in vectors if name.startswith("map-dvector")), None) or next(
+        (name for name in vectors if name.startswith("dvector")), next(iter(vectors))
+    )
+    real, inverted = reader.picture(dvectors.auxiliary), reader.picture(vectors[drawn])
+
+    def of(points: Floats, labels: Sequence[str]) -> dict[str, list[list[float]]]:
+        return {
+            value: [
+                [round(float(x), 5) for x in row] for row, label in zip(points, labels, strict=True) if label == value
+            ]
+            for value in reader.classes
+        }
+
+    return {"attack": drawn, "classes": list(reader.classes), "real": of(real, known), "inverted": of(inverted, mine)}
+
+
+def _spoof(findings: Findings, path: Path, bench: Bench) -> dict[str, Any]:
+    facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
+    rates = accepted(path, bench)
+    for voice, by_judge in rates.items():
+        name = f"speech: {voice}"
+        for judge, found in by_judge.items():
+            for metric, key in ((AT_EER, "eer"), (AT_FAR, "far_1")):
+                if key not in found:
+                    continue
+                findings.add(name, metric, findings.rate(found[key]), judge=judge, voice=voice)
+                if voice == MEAN:
+                    continue
+                findings.hold(
+                    "wrong-speaker", name, metric, findings.rate(found[f"wrong_{key}"]), judge=judge, voice=voice
+                )
+                blinds = {"wrong-speaker": found[f"wrong_{key}"], MEAN: rates[MEAN][judge][key]}
+                best = max(blinds, key=lambda blind: float(blinds[blind].mean()))
+                findings.add(
+                    name,
+                    f"{metric}_over_best_blind",
+                    findings.difference(found[key], blinds[best]),
+                    judge=judge,
+                    voice=voice,
+                    best_blind=best,
+                )
+    note = (
+        "It is a small voice converter, trained in the run, and no deepfake."
+        if "reference" in facts["synthesiser"]
+        else ""
+    )
+    return {**facts, "note": note}
+
+
+def _defended(
+    findings: Findings,
+    folder: RunFolder,
+    file: SpeakerInversionFile,
+    cells: Sequence[Cell],
+    people: People,
+    bench: Bench,
+    judged: Mapping[str, Judged],
+    privacy: list[Privacy],
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    primary = judged[cells[0].name]
+    rows.append({"name": primary.name, "access": "white-box", "note": "no countermeasure", "sentence_error": None})
+    rows[-1]["sentence_error"] = sentence_error(
+        load_classifier(folder.path / "target" / FILE), *people.of(people.tested)
+    )
+    for counter in file.countermeasure:
+        if counter.name in TRAINING_LEVEL:
+            rows.append(_trained(findings, folder, file, counter, cells[0], people, bench, privacy))
+    for name in ("undefended", *(c.name for c in file.countermeasure)):
+        place = folder.path / "queries" / name
+        if not (place / "facts.json").exists():
+            continue
+        asked = read_asked(place)
+        counter_of = next((c for c in file.countermeasure if c.name == name), None)
+        label = "answers as they are" if counter_of is None else label_of(counter_of)
+        whose = np.arange(len(asked.waves))
+        access = "labels" if name == "label-only" else "scores"
+        if counter_of is None:
+            _before_all(findings, bench, "the speech that queries start from", asked.starts, whose)
+            note = "the auxiliary speech nearest to the class"
+            rows.append({"name": "the speech that queries start from", "access": access, "note": note})
+        _before_all(findings, bench, label, asked.waves, whose)
+        rows.append({"name": label, "access": access, **asked.facts})
+    for counter in file.countermeasure:
+        if counter.name == "withhold-layer":
+            layers = [cell.name for cell in cells if not cell.of_waves]
+            none = f"without it there is no {' and no '.join(layers)}" if layers else "no attack of this run uses it"
+            for judge in bench.judges:
+                hits = primary.verdicts(judge).among()
+                findings.add(counter.name, ACCURACY, findings.rate(hits), judge=judge, access="white-box")
+            rows.append(
+                {"name": counter.name, "access": "white-box", "note": f"{none}; left: {primary.name}, which needs none"}
+            )
+    return rows
+
+
+def _before_all(
+    findings: Findings, bench: Bench, name: str, waves: NDArray[np.float32], whose: NDArray[np.int64]
+) -> None:
+    for judge in bench.judges.values():
+        hits = Verdicts(judge.scores(list(waves)), whose).among()
+        findings.add(name, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=name)
+
+
+def _trained(
+    findings: Findings,
+    folder: RunFolder,
+    file: SpeakerInversionFile,
+    counter: Countermeasure,
+    cell: Cell,
+    people: People,
+    bench: Bench,
+    privacy: list[Privacy],
+) -> dict[str, Any]:
+    """Claims on the primary attack against a target trained with a countermeasure."""
+    place = folder.path / "defended" / counter.name
+    target, label = load_classifier(place / "target" / FILE), label_of(counter)
+    waves = list(read_cell(place / "cell").waves)
+    for judge in bench.judges.values():
+        hears = ClassifierJudge(target, ATTACKED) if judge.name == ATTACKED else judge
+        hits = Verdicts(hears.scores(waves), np.arange(len(waves))).among()
+        findings.add(label, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=label)
+    note = f"{cell.name} again, against a target trained so"
+    if counter.name == "dp-sgd":
+        spent = privacy_spent(training_of(file.target, counter), sum(len(v) for v in people.trained.values()))
+        privacy.append(
+            Privacy(
+                unit=str(spent["unit"]),
+                mechanism="dp-sgd",
+                protects_from="whoever holds the classifier",
+                epsilon_accountant=float(spent["epsilon"]),
+                delta=float(spent["delta"]),
+                conditions={"noise_multiplier": spent["noise_multiplier"], "steps": spent["steps"]},
+                note="One utterance is protected, and a whole class is attacked: a speaker has several utterances, and "
+                "what the model learns of a class is what it is for.",
+            )
+        )
+        note += f"; epsilon {float(spent['epsilon']):.3g} for one {spent['unit']}, not for a speaker"
+    return {
+        "name": label,
+        "access": "white-box",
+        "sentence_error": sentence_error(target, *people.of(people.tested)),
+        "note": note,
+    }
+
+
+def _beside_published(
+    file: SpeakerInversionFile, cells: Sequence[Cell], summaries: Mapping[str, Any], classes: int
+) -> dict[str, Any]:
+    names = {cell.name for cell in cells}
+    rows = []
+    for row in table_1():
+        name = f"{row.method} from {row.start}"
+        mine = summaries.get(name, {}).get("own_recognised")
+        rows.append(
+            {
+                **vars(row),
+                "attack": name if name in names else None,
+                "our_distance": None if mine is None else mine["mean"],
+            }
+        )
+    notes = ["The study's distances are of recognised inversions alone, and so are ours here."]
+    if file.private.corpus != "timit":
+        notes.append(f"The study's corpus is TIMIT; this run's is {file.private.corpus}.")
+    if file.target.checkpoint is None:
+        notes.append("The study attacks SincNet's public checkpoint; this run attacks a SincNet of its own.")
+    if classes != CLASSES:
+        notes.append(f"The study has {CLASSES} speakers, this run {classes}.")
+    fewer = sorted({cell.attack.iterations for cell in cells if cell.attack.iterations != ITERATIONS})
+    if fewer:
+        notes.append(f"The study takes up to {ITERATIONS} steps a window, this run {', '.join(map(str, fewer))}.")
+    notes.append("The study reports neither its patience nor its threshold, nor where a slid vector was read.")
+    return {"published": rows, "published_notes": notes}
+
+
+def _examples(cells: Sequence[Cell], found: Mapping[str, Found], people: People, bench: Bench) -> list[dict[str, Any]]:
+    waved = [cell for cell in cells if cell.of_waves]
+    chosen = list(dict.fromkeys([waved[0].name, *(c.name for c in waved if c.attack.name == "sliding")][:2]))
+    length = max(found[name].waves.shape[1] for name in chosen)
+    pieces, owners = bench.pieces(length)
+    shown = [("a real recording", pieces[int(np.argmax(owners == 0))]), ("the start", found[chosen[0]].starts[0])]
+    shown += [(name, found[name].waves[0]) for name in chosen]
+    return [_drawn(name, wave) for name, wave in shown]
+
+
+def _drawn(name: str, wave: NDArray[np.float32]) -> dict[str, Any]:
+    stretches = np.array_split(wave, 160)
+    frames = LogMel().logarithms(torch.from_numpy(np.ascontiguousarray(wave))[None])[0].T.numpy()
+    step = max(1, frames.shape[1] // 50)
+    return {
+        "name": name,
+        "low": [round(float(part.min()), 4) for part in stretches],
+        "high": [round(float(part.max()), 4) for part in stretches],
+        "spectrum": [[round(float(x), 2) for x in row] for row in frames[:, ::step]],
+        "seconds": len(wave) / 16_000,
+    }
+
+
+def _corpora(file: SpeakerInversionFile, people: People) -> dict[str, Any]:
+    recordings = sum(len(part[name]) for part in (people.trained, people.judged, people.tested) for name in part)
+    other = file.private if file.auxiliary is None else file.auxiliary
+    return {
+        "private": [
+            {
+                "name": file.private.corpus,
+                "speakers": len(people.classes),
+                "utterances": recordings,
+                "left_out": dict(sorted(people.left_out["private"].items())),
+            }
+        ],
+        "auxiliary": [
+            {
+                "name": other.corpus,
+                "speakers": len(people.auxiliary),
+                "utterances": sum(map(len, people.auxiliary.values())),
+                "left_out": dict(sorted(people.left_out["auxiliary"].items())),
+            }
+        ],
+    }
+
+
+def _scores_csv(judged: Mapping[str, Judged], people: People) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["attack", "unit", "judge", "speaker", "own", "best_other", "rank"])
+    for name, one in judged.items():
+        for judge in one.scores:
+            table = one.verdicts(judge)
+            for speaker, own, others, rank in zip(people.classes, table.own, table.others, table.ranks, strict=True):
+                writer.writerow([name, "inversion", judge, speaker, repr(float(own)), repr(float(others.max())), rank])
+    return out.getvalue()

@@ -1,0 +1,298 @@
+"""The grid of a run: each cell is one attack from one start on every class, done once and kept in a file."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.inversion import (
+    PUBLISHED_STEP,
+    STARTS,
+    Inversion,
+    Job,
+    Prior,
+    Reconstruction,
+    invert,
+    invert_dvector,
+    make_jobs,
+    map_dvector,
+    read_outs,
+    restarts,
+    slide,
+)
+from fl_privacy.attacks.inversion.gradients import WhiteBox
+from fl_privacy.attacks.inversion.robust import ShiftRobust
+from fl_privacy.attacks.inversion.sliding import windows_of
+from fl_privacy.attacks.inversion.source_filter import PARAMETERS, Synthesiser, invert_source_filter
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.metrics import Floats
+from fl_privacy.config.speaker_inversion import DVECTORS, FROM_WAVES, InversionAttackChoice
+from fl_privacy.errors import UserError
+from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.training._parallel import Told, run_jobs
+
+Waves = Sequence[NDArray[np.float32]]
+
+READOUTS = {
+    "last_window": "the window that was optimised last",
+    "grid_any": "any window on the grid of the optimisation (a best of several)",
+    "grid_all": "every window on the grid",
+    "grid_sum": "the sum of the log posteriors over the grid",
+    "trim": "what is left without half a window at either end, as a sentence",
+    "trim_on_grid": "the same, from the nearest place of the grid on",
+    "sentence": "the whole vector as a sentence: log posteriors every 10 ms, summed",
+}
+"""Ways of reading a slid vector."""
+
+RESTARTS = {"grid_any": "any of the attempts", "last_window": "the attempt of the lowest cost"}
+"""Ways of reading restarts."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One attack from one start.
+
+    Attributes
+    ----------
+    attack : InversionAttackChoice
+    start : str
+        Of the waves; empty where the attack has one of its own.
+    """
+
+    attack: InversionAttackChoice
+    start: str
+
+    @property
+    def name(self) -> str:
+        """For tables."""
+        return f"{self.attack.name} from {self.start}" if self.start else self.attack.name
+
+    @property
+    def folder(self) -> str:
+        """For paths."""
+        return self.name.replace(" ", "-")
+
+    @property
+    def of_waves(self) -> bool:
+        """Whether waves come of it, rather than d-vectors."""
+        return self.attack.name not in DVECTORS
+
+    @property
+    def from_waves(self) -> bool:
+        """Whether it begins with waves."""
+        return self.attack.name in FROM_WAVES
+
+    @property
+    def published_steps(self) -> bool:
+        """Whether step sizes are those of the study."""
+        return self.attack.scale == "published" or self.start in ("zeros", "ones", "minus-ones")
+
+    @property
+    def settings(self) -> Inversion:
+        """What the attack is told."""
+        told = self.attack
+        return Inversion(
+            told.objective,
+            told.step,
+            "absolute" if self.published_steps or not self.from_waves else "variance",
+            told.iterations,
+            told.patience,
+            told.threshold,
+        )
+
+    @property
+    def step_size(self) -> float:
+        """Of the plain rule, or as published."""
+        if not self.published_steps:
+            return self.attack.step_size
+        # Minus ones are in no table: they are taken as ones.
+        name = "ones" if self.start == "minus-ones" else self.start
+        if name not in PUBLISHED_STEP:
+            raise UserError(f"attack {self.attack.name!r}: the study gives no step size for starts of {self.start!r}")
+        return PUBLISHED_STEP[name][self.attack.name == "sliding"]
+
+
+def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
+    """Return the cells of a run in order, the primary one first.
+
+    Raises
+    ------
+    UserError
+        For a start that there is not, or that has no step size.
+    """
+    found = [Cell(attack, start) for attack in attacks for start in (attack.starts or ("",))]
+    for cell in found:
+        if cell.start and cell.start not in STARTS:
+            raise UserError(f"attack {cell.attack.name!r}: unknown start {cell.start!r}. Known: {', '.join(STARTS)}")
+        if cell.from_waves:
+            _ = cell.step_size
+        _ = cell.settings
+    return found
+
+
+@dataclass(frozen=True)
+class CellJob:
+    """What a process needs to do a cell.
+
+    Attributes
+    ----------
+    cell : Cell
+    target : str
+        Path of the classifier.
+    jobs : tuple of Job
+        Of the waves; for d-vectors none.
+    prior : Prior or None
+        Of d-vectors.
+    seed : int
+        Of attacks that have a start of their own.
+    folder : str
+        Gets ``found.npz``, ``cost.json`` and ``seconds.json``; a cell whose file is there is done.
+    """
+
+    cell: Cell
+    target: str
+    jobs: tuple[Job, ...]
+    prior: Prior | None
+    seed: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """What came of a cell.
+
+    Attributes
+    ----------
+    waves : ndarray, shape (classes, samples) or (classes, d)
+        One a class: of restarts, the one of the lowest cost.
+    starts : ndarray of the same shape
+        What each began with.
+    readouts : mapping of str to ndarray, shape (classes,)
+        1 where the attacked classifier recognises it.
+    cost : mapping
+        ``gradient_steps``, ``queries`` and how windows ended.
+    """
+
+    waves: NDArray[np.float32]
+    starts: NDArray[np.float32]
+    readouts: dict[str, Floats]
+    cost: dict[str, Any]
+
+
+def wave_jobs(cell: Cell, classes: int, window: int, speech: Waves, seed: int) -> tuple[Job, ...]:
+    """Return the jobs of a cell of waves: starts follow from the seed, the start's name and the class.
+
+    Sliding and its restarts have the same starts.
+    """
+    least = window if cell.attack.name == "standard" else cell.attack.length
+    if least < window:
+        raise UserError(f"attack {cell.attack.name!r}: length = {least} is shorter than a window ({window})")
+    number = list(STARTS).index(cell.start)
+    made = make_jobs(
+        range(classes), cell.start, least, step_size=cell.step_size, seed=1000 * seed + number, speech=speech
+    )
+    if cell.attack.name == "restarts":
+        made = restarts(made, windows_of(least, window, cell.attack.stride), window, cell.attack.stride)
+    return tuple(made)
+
+
+def do_cells(jobs: Sequence[CellJob], processes: int, told: Callable[[int, int], None] | None = None) -> None:
+    """Do the cells that are not done, over processes."""
+    run_jobs(_do, [job for job in jobs if not (Path(job.folder) / "found.npz").exists()], processes, told)
+
+
+def read_cell(folder: Path) -> Found:
+    """Read what came of a cell."""
+    with np.load(folder / "found.npz", allow_pickle=False) as held:
+        readouts = {key.removeprefix("read "): held[key] for key in held.files if key.startswith("read ")}
+        waves, starts = held["waves"], held["starts"]
+    return Found(waves, starts, readouts, json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+
+
+def _do(job: CellJob, told: Told) -> None:
+    began = time.perf_counter()
+    classifier = load_classifier(job.target)
+    found, attack = _inverted(job, classifier, told), job.cell.attack
+    asked = classifier.queries
+    waves = np.stack([one.wave for one in found])
+    starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
+    classes = len(classifier.classes)
+    arrays: dict[str, NDArray[Any]] = {}
+    if attack.name == "restarts":
+        tries = len(found) // classes
+        costs = np.array([one.cost for one in found]).reshape(classes, tries)
+        right = np.array([read_outs(classifier, one).last_window for one in found]).reshape(classes, tries)
+        best = np.argmin(costs, axis=1)
+        arrays["read grid_any"] = np.asarray(right.any(axis=1), dtype=np.float64)
+        arrays["read last_window"] = right[np.arange(classes), best].astype(np.float64)
+        rows = np.arange(classes) * tries + best
+        waves, starts = waves[rows], starts[rows]
+    elif attack.name in ("sliding", "shift-robust", "source-filter"):
+        told_by = [read_outs(classifier, one).to_dict() for one in found]
+        for name in READOUTS if attack.name == "sliding" else ("trim", "sentence"):
+            values = [read[name] for read in told_by]
+            if None not in values:
+                arrays[f"read {name}"] = np.array(values, dtype=np.float64)
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ended = Counter(window.reason for one in found for window in one.windows)
+    cost = {
+        "gradient_steps": sum(one.iterations for one in found),
+        "queries": asked,
+        "inversions": len(found),
+        "ended": dict(sorted(ended.items())),
+    }
+    write_atomically(folder / "cost.json", json.dumps(cost, indent=1) + "\n")
+    # Seconds differ from run to run: they stay out of the result.
+    seconds = {"seconds": round(time.perf_counter() - began, 3)}
+    write_atomically(folder / "seconds.json", json.dumps(seconds) + "\n")
+    partial = folder / ".found.npz.partial"
+    with partial.open("wb") as out:
+        np.savez(out, allow_pickle=False, waves=waves, starts=starts, **arrays)
+    partial.replace(folder / "found.npz")
+
+
+def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told) -> list[Reconstruction]:
+    cell = job.cell
+    everybody = range(len(classifier.classes))
+    if cell.attack.name == "dvector":
+        return invert_dvector(classifier, everybody, cell.settings, told=told)
+    if cell.attack.name == "map-dvector":
+        assert job.prior is not None
+        return map_dvector(classifier, everybody, job.prior, told=told)
+    if cell.attack.name == "sliding":
+        return slide(classifier, job.jobs, cell.settings, stride=cell.attack.stride, told=told)
+    if cell.attack.name == "shift-robust":
+        return invert(_robust(classifier, cell), job.jobs, cell.settings, told=told)
+    if cell.attack.name == "source-filter":
+        how = replace(cell.settings, step="adam")
+        found = invert_source_filter(
+            _robust(classifier, cell), everybody, how, attempts=cell.attack.attempts, seed=job.seed, told=told
+        )
+        return [one.found for one in found]
+    return invert(classifier, job.jobs, cell.settings, told=told)
+
+
+def _robust(classifier: SpeakerClassifier, cell: Cell) -> ShiftRobust:
+    return ShiftRobust(WhiteBox(classifier, cell.attack.objective), cell.attack.length)
+
+
+def _own_starts(job: CellJob, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Zeros for d-vectors; for voices, one that is drawn as those are that the attack begins with."""
+    if job.cell.attack.name != "source-filter":
+        return np.zeros_like(waves)
+    import torch
+
+    synthesise = Synthesiser(waves.shape[1])
+    rng = np.random.default_rng([job.seed, 1])
+    points = rng.standard_normal((len(waves), PARAMETERS)).astype(np.float32)
+    with torch.no_grad():
+        return np.concatenate([synthesise(torch.from_numpy(point[None])).numpy() for point in points])

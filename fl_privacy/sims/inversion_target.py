@@ -1,0 +1,92 @@
+"""The classifier under attack: trained in the run, or one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from fl_privacy.config.speaker_inversion import InversionTarget
+from fl_privacy.errors import UserError
+from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.sims.inversion_people import People
+from fl_privacy.training.sincnet import SincNetTraining, train_classifier
+
+FILE = "classifier.safetensors"
+PROGRESS = "progress.safetensors"
+
+_ENOUGH = 0.9
+"""Share of the classes that has to be told apart by answers."""
+
+
+def train_target(
+    folder: Path, people: People, training: SincNetTraining, seed: int, told: Callable[[int], None] | None = None
+) -> None:
+    """Train a classifier of the run's classes on their recordings, and write it; a killed training goes on."""
+    found = train_classifier(*people.of(people.trained), training, 1000 * seed, checkpoint=folder / PROGRESS, told=told)
+    found.save(folder / FILE)
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def train_other(
+    folder: Path, people: People, training: SincNetTraining, seed: int, told: Callable[[int], None] | None = None
+) -> None:
+    """Train a judge of the same architecture: another seed, and the recordings of judges."""
+    found = train_classifier(
+        *people.of(people.judged), training, 1000 * seed + 999, checkpoint=folder / PROGRESS, told=told
+    )
+    found.save(folder / FILE)
+    (folder / PROGRESS).unlink(missing_ok=True)
+
+
+def named_classes(target: InversionTarget) -> tuple[str, ...] | None:
+    """Return the names of the classes of a checkpoint; None where it is trained in the run or has but numbers."""
+    if target.checkpoint is None:
+        return None
+    names = load_classifier(target.checkpoint).classes
+    return None if names == tuple(str(number) for number in range(len(names))) else names
+
+
+def adopt_target(folder: Path, people: People, target: InversionTarget) -> None:
+    """Bring a checkpoint into the run, its classes named as the people are.
+
+    Raises
+    ------
+    UserError
+        Where it has another number of classes, or its classes cannot be told.
+    """
+    assert target.checkpoint is not None
+    held = load_classifier(target.checkpoint)
+    if len(held.classes) != len(people.classes):
+        raise UserError(
+            f"target: {target.checkpoint} has {len(held.classes)} classes, but the corpus has {len(people.classes)} "
+            "speakers of use"
+        )
+    order = list(people.classes) if held.classes == people.classes else _told_apart(held, people)
+    named = SpeakerClassifier(held.network, order, held.sample_rate, held.window, held.shift)
+    named.save(folder / FILE)
+
+
+def _told_apart(held: SpeakerClassifier, people: People) -> list[str]:
+    """Names in the order of the outputs: each speaker is the class that answers to the speaker's recordings."""
+    if set(held.classes) == set(people.classes):
+        return list(held.classes)
+    rows = []
+    for name in people.classes:
+        rows.append(
+            np.mean([held.posteriors(wave, held.window // 2).mean(axis=0) for wave in people.trained[name]], axis=0)
+        )
+    table = np.stack(rows)
+    speakers, classes = linear_sum_assignment(-table)
+    agree = float(np.mean(np.argmax(table, axis=1) == classes))
+    if agree < _ENOUGH:
+        raise UserError(
+            f"target: which class is which speaker cannot be told from its answers: it recognises {agree:.0%} of the "
+            "speakers; is it a classifier of this corpus?"
+        )
+    names = [""] * len(speakers)
+    for speaker, number in zip(speakers, classes, strict=True):
+        names[number] = people.classes[speaker]
+    return names

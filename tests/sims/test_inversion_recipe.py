@@ -1,0 +1,314 @@
+"""The recipe of speaker inversion, on a few invented people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from fl_privacy import cli
+from fl_privacy.config import ConfigError, load_any
+from fl_privacy.errors import UserError
+from fl_privacy.models.classifier import load_classifier
+from fl_privacy.sims import inversion_cells
+from fl_privacy.sims.run import run
+
+CLASSES, OTHERS = 5, 6
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory) -> Path:
+    """People who buzz at pitches of their own, men low and women high."""
+    root, rng = tmp_path_factory.mktemp("speech"), np.random.default_rng(0)
+    time = np.arange(6400) / 16_000
+    rows = ["path,speaker,gender"]
+    for person in range(CLASSES + OTHERS):
+        (root / f"p{person:02d}").mkdir()
+        for voice in range(5):
+            pitch = 90 + 14 * person + rng.normal(0, 1) + (120 if person % 2 else 0)
+            wave = sum(np.sin(2 * np.pi * k * pitch * time + rng.uniform(0, 6)) / k for k in range(1, 12))
+            wave = 0.1 * wave * (1 + 0.5 * np.sin(2 * np.pi * 3 * time)) + 0.02 * rng.standard_normal(time.size)
+            soundfile.write(str(root / f"p{person:02d}" / f"v{voice}.wav"), wave, 16_000)
+            rows.append(f"p{person:02d}/v{voice}.wav,p{person:02d},{'female' if person % 2 else 'male'}")
+    # What cannot be used is left out, and the run goes on.
+    soundfile.write(str(root / "p00" / "short.wav"), np.ones(800) * 0.1, 16_000)
+    soundfile.write(str(root / "p01" / "silent.wav"), np.zeros(6400), 16_000)
+    rows += ["p00/short.wav,p00,male", "p01/silent.wav,p01,female"]
+    (root / "manifest.csv").write_text("\n".join(rows) + "\n")
+    return root
+
+
+def settings(speech: Path, **changes) -> dict:
+    quick = {"iterations": 15, "patience": 10}
+    content = {
+        "simulation": {"kind": "speaker-inversion"},
+        "private": {"corpus": "folder", "root": str(speech)},
+        "people": {"classes": CLASSES},
+        "target": {"size": "small", "steps": 60, "batch_size": 16, "optimiser": "adam"},
+        "attack": [
+            {"name": "standard", "starts": ["laplace", "speech"], **quick},
+            {"name": "sliding", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
+            {"name": "restarts", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
+            {"name": "shift-robust", "starts": ["laplace"], "length": 4800, "iterations": 2},
+            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 1},
+            {"name": "dvector"},
+            {"name": "map-dvector"},
+        ],
+        "judges": {"steps": 20, "crop_frames": 20, "other_seed": True},
+        "spoof": {"steps": 8, "contents": 2},
+        "countermeasure": [
+            {"name": "rounding"},
+            {"name": "label-only"},
+            {"name": "label-smoothing", "amount": -0.02},
+            {"name": "dp-sgd"},
+            {"name": "withhold-layer"},
+        ],
+        "queries": {"identities": 2, "pairs": 3, "iterations": 2},
+        "audit": {"permutations": 19},
+    }
+    return content | changes
+
+
+@pytest.fixture(scope="module")
+def done(speech, tmp_path_factory) -> Path:
+    folder: Path = run(settings(speech), out=tmp_path_factory.mktemp("run") / "run")
+    return folder
+
+
+def find(result, attack, metric="accuracy", **conditions):
+    return [
+        c
+        for c in result["claims"]
+        if (c["attack"], c["metric"]) == (attack, metric)
+        and all(c["conditions"].get(k) == v for k, v in conditions.items())
+    ]
+
+
+def test_every_attack_stands_before_every_judge(done: Path):
+    result = json.loads((done / "result.json").read_text())
+    judges = ("attacked", "other seed", "other architecture", "speaker encoder")
+    waves = [f"{name} from laplace" for name in ("standard", "sliding", "restarts", "shift-robust")]
+    for attack in (*waves, "standard from speech", "source-filter"):
+        for judge in judges:
+            mine = [c for c in find(result, attack, judge=judge) if "readout" not in c["conditions"]]
+            assert len(mine) == 1 and mine[0]["n_speakers"] == CLASSES
+            assert mine[0]["low"] <= mine[0]["value"] <= mine[0]["high"]
+            assert mine[0]["low"] < mine[0]["high"], "an interval never has zero width"
+            assert len(find(result, attack, "accuracy_over_best_blind", judge=judge)) == 1
+    leads = [(c["attack"], c["metric"], c["conditions"]["judge"]) for c in result["claims"] if c["primary"]]
+    assert leads == [
+        ("standard from laplace", "accuracy", "other architecture"),
+        ("standard from laplace", "accuracy_over_best_blind", "other architecture"),
+    ]
+    controls = {c["control"] for c in result["controls"]}
+    assert controls >= {
+        "start",
+        "another's voice",
+        "own recordings",
+        "permuted-identities",
+        "wrong-speaker",
+        "majority",
+    }
+    assert {
+        c["conditions"]["readout"] for c in find(result, "sliding from laplace") if "readout" in c["conditions"]
+    } == {
+        "last_window",
+        "grid_any",
+        "grid_all",
+        "grid_sum",
+        "trim",
+        "trim_on_grid",
+        "sentence",
+    }
+    assert len(find(result, "sliding from laplace", "accuracy_over_restarts")) == 1
+    # 6400 samples hold three windows every 1600: as many attempts, no more.
+    costs = result["inversion"]["costs"]
+    assert costs["restarts from laplace"]["inversions"] == 3 * CLASSES
+    assert sum(costs["sliding from laplace"]["ended"].values()) == 3 * CLASSES
+    # What the last layer is made to say proves nothing; and its d-vectors have no wave to be judged.
+    assert find(result, "dvector", judge="attacked")[0]["value"] == 1.0
+    assert not find(result, "dvector", judge="other architecture")
+
+
+def test_what_judges_say_can_be_computed_again(done: Path, speech):
+    """From the files alone: the waves of a cell, the saved target."""
+    result = json.loads((done / "result.json").read_text())
+    target = load_classifier(done / "target" / "classifier.safetensors")
+    with np.load(done / "cells" / "standard-from-laplace" / "found.npz") as held:
+        waves, starts = held["waves"], held["starts"]
+    assert waves.shape == starts.shape == (CLASSES, 3200) and not np.array_equal(waves, starts)
+    hits = np.mean([target.decide(wave)[0] == number for number, wave in enumerate(waves)])
+    told = [c for c in find(result, "standard from laplace", judge="attacked") if "readout" not in c["conditions"]]
+    assert told[0]["value"] == pytest.approx(hits)
+    speakers = set(target.classes)
+    assert len(speakers) == CLASSES and speakers < {f"p{n:02d}" for n in range(CLASSES + OTHERS)}
+    assert result["corpora"]["auxiliary"][0]["speakers"] == OTHERS
+    left_out = result["corpora"]["private"][0]["left_out"]
+    assert left_out == {"shorter than a window of 200 ms": 1, "silence": 1}
+
+
+def test_experiment_three_has_its_controls(done: Path):
+    result = json.loads((done / "result.json").read_text())
+    part = result["inversion"]["spoof"]
+    assert part["synthesiser"] == "reference synthesiser"
+    assert part["voices"] == [
+        "own recordings",
+        "mean voice",
+        "standard from laplace, encoded",
+        "sliding from laplace, encoded",
+        "restarts from laplace, encoded",
+        "shift-robust from laplace, encoded",
+        "source-filter, encoded",
+        "dvector, mlp mapper",
+        "dvector, ridge mapper",
+        "map-dvector, mlp mapper",
+        "map-dvector, ridge mapper",
+    ]
+    assert set(part["mapping"]) == {"mlp", "mlp, shuffled pairs", "ridge", "ridge, shuffled pairs", "mean voice"}
+    for voice in part["voices"]:
+        assert find(result, f"speech: {voice}", "accepted_at_eer", judge="other architecture")
+    over = find(result, "speech: own recordings", "accepted_at_eer_over_best_blind", judge="other architecture")
+    assert over[0]["conditions"]["best_blind"] in ("wrong-speaker", "mean voice")
+
+
+def test_countermeasures_stand_with_their_price(done: Path):
+    result = json.loads((done / "result.json").read_text())
+    rows = {row["name"]: row for row in result["inversion"]["countermeasures"]}
+    assert set(rows) == {
+        "standard from laplace",
+        "label-smoothing (amount -0.02)",
+        "dp-sgd",
+        "the speech that queries start from",
+        "answers as they are",
+        "rounding",
+        "label-only",
+        "withhold-layer",
+    }
+    # Four pieces of each other person's speech, tried as a start; then identities, points, sides and pairs.
+    assert rows["rounding"]["queries"] == OTHERS * 4 + 2 * (2 + 1) * 2 * 3
+    for name in ("rounding", "label-only", "dp-sgd", "label-smoothing (amount -0.02)"):
+        assert 0 <= rows[name]["sentence_error"] <= 1
+        assert find(result, name, judge="other architecture")[0]["n_speakers"] == (
+            2 if name in ("rounding", "label-only") else 5
+        )
+    assert "dvector" in rows["withhold-layer"]["note"]
+    (privacy,) = result["privacy"]
+    assert privacy["unit"] == "utterance" and privacy["epsilon_accountant"] == pytest.approx(8, abs=0.1)
+
+
+def test_the_report_tells_all_of_it(done: Path):
+    page = (done / "report.html").read_text()
+    for told in (
+        "Model inversion: 5 speakers",
+        "By whom inversions are recognised",
+        "Where a slid inversion is read",
+        "Distances of d-vectors",
+        "What inverted d-vectors give away",
+        "From inversions to speech",
+        "Countermeasures",
+        "no deepfake",
+        "windows classified",
+        "shorter than a window of 200 ms",
+    ):
+        assert told in page, told
+    assert page.count("<svg") == 2
+    assert not list(done.rglob("*.wav")), "no audio unless it is asked for"
+    assert "Beside the published table" not in page
+
+
+def test_a_killed_run_goes_on_ends_alike_and_writes_marked_audio(speech, tmp_path: Path, monkeypatch):
+    content = settings(speech)
+    two = content["attack"][0] | {"starts": ["laplace", "white"]}
+    content |= {"attack": [two, {"name": "dvector"}], "countermeasure": [], "output": {"audio": True}}
+    content |= {"judges": {"steps": 5, "other_seed": False}, "spoof": {"steps": 4, "contents": 1, "mappers": ["ridge"]}}
+    whole, killed = run(content, out=tmp_path / "whole", workers=1), tmp_path / "killed"
+    real, calls = inversion_cells._do, []
+
+    def dies(job, told):
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        calls.append(job.cell.name)
+        real(job, told)
+
+    monkeypatch.setattr(inversion_cells, "_do", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(content, out=killed)
+    kept = {path: path.stat().st_mtime_ns for path in killed.rglob("*.npz")}
+    assert len(kept) == 2 and not (killed / "result.json").exists()
+    monkeypatch.setattr(inversion_cells, "_do", real)
+    run(content, out=killed)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "cells that were done are not done again"
+    assert (killed / "result.json").read_bytes() == (whole / "result.json").read_bytes()
+    names = sorted(path.name for path in (whole / "audio").iterdir())
+    assert len([name for name in names if name.startswith("standard-from-laplace")]) == CLASSES
+    assert "speech-dvector-ridge-mapper.synthetic.wav" in names
+    assert all(name.endswith(".synthetic.wav") for name in names)
+
+
+def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Path, done: Path):
+    own = done / "target" / "classifier.safetensors"
+    content = settings(speech) | {
+        "target": {"checkpoint": str(own)},
+        "countermeasure": [],
+        "judges": {"steps": 5, "other_seed": False},
+    }
+    content["attack"] = [content["attack"][0]]
+    del content["spoof"], content["people"]
+    folder = run(content, out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    assert load_classifier(folder / "target" / "classifier.safetensors").classes == load_classifier(own).classes
+    assert result["simulation"]["target"] == {"checkpoint": str(own)}
+    assert result["inversion"]["costs"]["standard from laplace"]["inversions"] == CLASSES
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attack": [{"name": "dvector"}]}, "the first is primary and has to make waves"),
+        ({"attack": [{"name": "standard"}]}, "starts: missing"),
+        ({"attack": [{"name": "magic", "starts": ["laplace"]}]}, "attack.0.name"),
+        ({"countermeasure": [{"name": "magic"}]}, "unknown 'magic'. Known: confidence-noise"),
+        ({"target": {"checkpoint": "x", "steps": 3}}, "steps: the checkpoint is trained already"),
+        ({"target": {"checkpoint": "x"}, "countermeasure": [{"name": "dp-sgd"}]}, "dp-sgd is a matter of training"),
+        ({"people": {"trained": 0.8, "judged": 0.2}}, "leave no recordings to test on"),
+        ({"spoof": {"synthesiser": "a:b"}}, "comes with the encoder"),
+        ({"judge": {}}, "judge: unknown key"),
+    ],
+)
+def test_files_are_checked(speech, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        load_any(settings(speech, **changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"attack": [{"name": "standard", "starts": ["magic"]}]}, "unknown start 'magic'. Known: zeros"),
+        (
+            {"attack": [{"name": "standard", "starts": ["pink"], "scale": "published"}]},
+            "no step size for starts of 'pink'",
+        ),
+        ({"judges": {"encoder": "magic"}}, "unknown speaker encoder 'magic'"),
+        ({"countermeasure": [{"name": "rounding", "places": 2}]}, "it takes: digits"),
+        ({"countermeasure": [{"name": "dp-sgd", "sigma": 2}]}, "sigma"),
+        ({"people": {"classes": 9}}, "11 speakers with 3 usable recordings; 9 classes and 4 auxiliary"),
+        ({"target": {"checkpoint": "/nowhere/model.pkl"}, "countermeasure": []}, "there is no file /nowhere"),
+    ],
+)
+def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(settings(speech, **changes), out=tmp_path / "run")
+
+
+def test_the_presets_are_files_of_this_kind(capsys, monkeypatch):
+    assert load_any("speaker-inversion").simulation.kind == "speaker-inversion"
+    published = load_any("pizzi2023")
+    assert {attack.objective for attack in published.attack if attack.name == "standard"} == {"one-minus-p"}
+    monkeypatch.setattr(sys, "argv", ["fl-privacy", "presets"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert "pizzi2023" in capsys.readouterr().out
