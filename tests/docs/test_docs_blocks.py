@@ -166,18 +166,18 @@ def simulated(line: str) -> list[Any]:
     _, kind, *words = shlex.split(line)
     options = Options().parse_args(words)
     file = config.load_any(options.source, options.set)
-    if kind == "run":
+    if kind == "run" or not isinstance(file, SimulationFile):
         return [file]
-    assert isinstance(file, SimulationFile)
     chosen = SweepSettings(vary=tuple(options.vary)) if options.vary else file.sweep or SweepSettings()
     return [f for cell in cells_of(options.source, options.set, chosen, Path("runs")) for f in cell.files]
 
 
 def quick(line: str) -> bool:
     """Whether a command is one run, on synthetic voices or on a folder that the page has made; its settings are read."""
-    files = simulated(line)
-    sides = [side for file in files for side in (file.private, *file.auxiliary)]
-    return line.startswith("fl-privacy run ") and all(side.corpus in ("synthetic", "folder") for side in sides)
+    file, *others = simulated(line)
+    if others or not isinstance(file, SimulationFile) or not line.startswith("fl-privacy run "):
+        return False
+    return all(side.corpus in ("synthetic", "folder") for side in (file.private, *file.auxiliary))
 
 
 def shortened(line: str, block: Block) -> str:
@@ -205,7 +205,7 @@ def printed_by(line: str, block: Block, slow: bool, monkeypatch: pytest.MonkeyPa
         if name != "FL_PRIVACY_DATA":  # (a path of the reader's)
             monkeypatch.setenv(name, value)
     elif word == "fl-privacy" and rest[0] in ("run", "sweep") and not quick(line):
-        if slow:
+        if slow and isinstance(simulated(line)[0], SimulationFile):
             call(shortened(line, block))
     elif word == "fl-privacy":
         call(shortened(line, block))
