@@ -116,7 +116,10 @@ def presets() -> None:
 def corpus(
     name: Annotated[
         str,
-        typer.Argument(help="synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, folder, or package.module:scan."),
+        typer.Argument(
+            help="synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, an4, librispeech, voxceleb2, folder, or "
+            "package.module:scan."
+        ),
     ],
     path: Annotated[Path | None, typer.Argument(help="Its folder; default $FL_PRIVACY_DATA/NAME.")] = None,
 ) -> None:
