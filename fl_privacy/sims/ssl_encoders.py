@@ -243,7 +243,8 @@ def _make_and_look(job: EncoderJob, told: Told) -> None:
             seed=job.seed,
         )
         if module is not None and job.loss_crops:
-            seen = replace(seen, **_losses(module, held, seen.ids, job))
+            crops, whole = _losses(module, held, seen.ids, job)
+            seen = replace(seen, loss=crops, loss_whole=whole)
         if module is not None:
             write_atomically(facts_file(Path(job.file)), json.dumps(jsonable(module.record), indent=1) + "\n")
     seen.write(Path(job.file))
@@ -313,15 +314,16 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
     return frames.FrameEncoder.of_callable(found, name=given.encoder)
 
 
-def _losses(module: Module, held: Recordings, ids: Sequence[str], job: EncoderJob) -> dict[str, NDArray[np.float64]]:
+def _losses(
+    module: Module, held: Recordings, ids: Sequence[str], job: EncoderJob
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the losses (n,) on crops and on whole utterances."""
     from fl_privacy.training.pretraining import pretraining_losses
 
     # Every encoder gets the same crops, masks and negatives of an utterance: they come from one seed and its samples.
     waves = [_turned(held.wave(id), job.inputs.backwards) for id in ids]
-    return {
-        name: pretraining_losses(module, waves, crops=job.loss_crops, seed=0, full_length=whole)
-        for name, whole in (("loss", False), ("loss_whole", True))
-    }
+    crops = pretraining_losses(module, waves, crops=job.loss_crops, seed=0)
+    return crops, pretraining_losses(module, waves, crops=job.loss_crops, seed=0, full_length=True)
 
 
 def _turned(wave: Wave, backwards: bool) -> Wave:

@@ -36,7 +36,7 @@ from fl_privacy.sims.ssl_encoders import (
     look_through_encoders,
     recordings,
 )
-from fl_privacy.sims.ssl_membership import check_attacks, units_of, usable_utterances
+from fl_privacy.sims.ssl_membership import Score, Units, check_attacks, units_of, usable_utterances
 from fl_privacy.sims.ssl_result import Reading, Rows, standardised_mean
 from fl_privacy.sims.stages import RunFolder
 
@@ -332,47 +332,46 @@ def _attacked(
     primary = frame_attacks()[settings.attacks[0]].statistic
     ids = [id for of in people.values() for mine in of.values() for id in mine]
 
-    def audited(name: str, unit: str, score: Callable[[Mapping[str, Sequence[str]]], Floats]) -> SwappedAudit:
+    def audited(name: str, unit: str, score: Score) -> SwappedAudit:
         groups = units_of(ids, held.speakers, unit)
         rows = Rows()
         roles = np.array([mine[0].startswith(MEMBERS) for mine in groups.values()])
-        rows.add(score(groups), roles, list(groups), [held.speakers[mine[0]] for mine in groups.values()], 0)
+        rows.add(score(0, groups), roles, list(groups), [held.speakers[mine[0]] for mine in groups.values()], 0)
         return rows.audit(name, unit, settings.confidence)
 
-    def under(name: str, unit: str, look: Look, layer: int) -> Callable[[Mapping[str, Sequence[str]]], Floats]:
-        return lambda groups: statistic(name, look, groups, unit, layer)
-
-    target, layer = looks["target"], settings.layer
+    target = looks["target"]
     seconds = {id: inputs.seconds or held.seconds(id) for id in ids}
     random = [look for name, look in looks.items() if name.startswith("random")]
-    audits, blind, layers, details = {}, {}, {}, {}
+    audits: dict[tuple[str, str], SwappedAudit] = {}
+    blind: dict[tuple[str, str], SwappedAudit] = {}
+    layers: dict[tuple[str, str, int], SwappedAudit] = {}
+    details: dict[tuple[str, str], Mapping[str, Any]] = {}
     for unit in UNITS:
-        for name in settings.attacks:
-            audits[name, unit] = audited(name, unit, under(name, unit, target, layer))
-        blind["duration", unit] = audited(
-            "duration", unit, lambda g: np.array([np.mean([seconds[id] for id in mine]) for mine in g.values()])
-        )
-        blind["log-mel-frames", unit] = audited("log-mel-frames", unit, under(primary, unit, looks["log-mel"], -1))
+
+        def under(look: Look, layer: int = settings.layer, what: str = primary, unit: str = unit) -> Score:
+            return lambda _, groups: statistic(what, look, groups, unit, layer)
+
+        def lasting(_: int, groups: Units) -> Floats:
+            return np.array([np.mean([seconds[id] for id in mine]) for mine in groups.values()])
+
+        def untold(_: int, groups: Units, unit: str = unit) -> Floats:
+            return standardised_mean([statistic(primary, look, groups, unit, settings.layer) for look in random])
+
+        audits |= {(name, unit): audited(name, unit, under(target, what=name)) for name in settings.attacks}
+        found = {"duration": lasting, "log-mel-frames": under(looks["log-mel"], -1)}
         if random:
-            blind["random-encoder", unit] = audited(
-                "random-encoder",
-                unit,
-                lambda g, u=unit: standardised_mean([statistic(primary, look, g, u, layer) for look in random]),
-            )
-            each = [audited("random-encoder", unit, under(primary, unit, r, layer)).auc().value or 0.0 for r in random]
-            details["random-encoder", unit] = {
-                "networks": len(each),
-                "lowest_network": min(each),
-                "highest_network": max(each),
-            }
+            found["random-encoder"] = untold
+            each = [audited("random-encoder", unit, under(look)).auc().value or 0.0 for look in random]
+            spread = {"networks": len(each), "lowest_network": min(each), "highest_network": max(each)}
+            details["random-encoder", unit] = spread
         if "other" in looks:
-            blind["wrong-encoder", unit] = audited("wrong-encoder", unit, under(primary, unit, looks["other"], layer))
+            found["wrong-encoder"] = under(looks["other"])
+        if unit == "speaker":
+            found["log-mel-classifier"] = lambda _, groups: _told_by_log_mel(looks["log-mel"], groups, settings.seed)
+        blind |= {(name, unit): audited(name, unit, score) for name, score in found.items()}
         if "basic" in settings.attacks and target.basic.shape[1] > 1 and protocol != AS_PUBLISHED:
             for number in range(target.basic.shape[1]):
-                layers["basic", unit, number] = audited("basic", unit, under("basic", unit, target, number))
-    blind["log-mel-classifier", "speaker"] = audited(
-        "log-mel-classifier", "speaker", lambda g: _told_by_log_mel(looks["log-mel"], g, settings.seed)
-    )
+                layers["basic", unit, number] = audited("basic", unit, under(target, number, "basic"))
     shared: dict[str, Any] = {
         "target": settings.name,
         "protocol": protocol,

@@ -345,15 +345,16 @@ def read_swapped(
         for name in settings.attacks
         for unit in settings.units
     }
-    swept = [name for name in ("basic", "basic calibrated") if name in settings.attacks]
-    layers = {
+    swept = [name for name in settings.attacks if known[name].statistic == "basic"]
+    layers: dict[tuple[str, str, int], SwappedAudit] = {
         (name, unit, layer): gathered(name, unit, attacked(known[name], unit, layer))
         for name in swept
         for unit in settings.units
         for layer in range(looks[0].basic.shape[1])
         if looks[0].basic.shape[1] > 1
     }
-    blind, details = {}, {}
+    blind: dict[tuple[str, str], SwappedAudit] = {}
+    details: dict[tuple[str, str], Mapping[str, Any]] = {}
     seconds = {id: held.seconds(id) for half in design.encoders for id in half.members}
     for unit in settings.units:
 

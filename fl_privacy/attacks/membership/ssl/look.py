@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class Look:
         temporary = path.with_name(f".{path.name}.part")
         with temporary.open("wb") as out:
             told = {"ids": self.ids, "lost": tuple(self.left_out), "reasons": tuple(self.left_out.values())}
-            texts = {name: np.array(values, dtype=np.str_) for name, values in told.items()}
+            texts: dict[str, Any] = {name: np.array(values, dtype=np.str_) for name, values in told.items()}
             np.savez(out, **texts, **{name: getattr(self, name) for name in _ARRAYS})
         os.replace(temporary, path)
 

@@ -35,7 +35,7 @@ class AttentionPooling(nn.Module):
         logits = self.logit(frames).squeeze(2)
         padding = torch.arange(frames.shape[1])[None] >= lengths[:, None]
         logits = logits + padding.to(logits) if self.compat else logits.masked_fill(padding, -torch.inf)
-        return (logits.softmax(dim=1)[:, :, None] * frames).sum(dim=1)
+        return torch.as_tensor((logits.softmax(dim=1)[:, :, None] * frames).sum(dim=1))
 
 
 class _Pooled(nn.Module):

@@ -192,7 +192,7 @@ def train_speaker_net(
 
         def logits(chosen: NDArray[np.int64]) -> Tensor:
             first, second = (net([_tensor(frames(int(number))) for number in side]) for side in chosen.T)
-            return (first * second).sum(dim=1)
+            return torch.as_tensor((first * second).sum(dim=1))
 
         examples = pairs(ends.train, ends.train_labels), pairs(ends.validate, ends.validate_labels)
         if learning.standardise:
