@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fl_privacy.audit import SwappedAudit
 from fl_privacy.audit.claims import Claim, Control, Estimate
 from fl_privacy.audit.controls import permutation_p_value
-from fl_privacy.audit.reading import LAYER
+from fl_privacy.audit.reading import AS_PUBLISHED, LAYER
 
 Floats = NDArray[np.float64]
 
@@ -66,7 +66,9 @@ class Reading:
         """The rows of result.json."""
         found = []
         for (name, unit), audit in self.audits.items():
-            shared = {**self.shared, "primary": name == self.primary}
+            # By the rules of a published study there is no claim to headline.
+            first = name == self.primary and self.shared["protocol"] != AS_PUBLISHED
+            shared = {**self.shared, "primary": first}
             found += audit.claims(**shared)
             over, best = self.over_blind(name, unit)
             conditions = {**self.shared["conditions"], "best_blind": best}
