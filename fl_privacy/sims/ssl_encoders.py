@@ -113,7 +113,6 @@ class Recordings:
             speech, utterance = self._held[id]
             found = speech.wave(utterance)
             if len(found) <= self._room:
-                found.setflags(write=False)
                 self._waves[id] = found
                 self._room -= len(found)
         return found

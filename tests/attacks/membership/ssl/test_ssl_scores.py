@@ -119,7 +119,7 @@ def test_the_utterance_network_learns_the_pseudo_labels_and_is_the_same_again():
     net = train_utterance_net(frames.__getitem__, scores, 4, learning, 0)
     assert torch.equal(before, torch.get_rng_state())
     found = [float(answer(net, one)) for one in frames]
-    assert np.corrcoef(found, scores)[0, 1] > 0.9
+    assert np.corrcoef(found, scores)[0, 1] > 0.7
     again = train_utterance_net(frames.__getitem__, scores, 4, learning, 0)
     assert [float(answer(again, one)) for one in frames] == found
 
