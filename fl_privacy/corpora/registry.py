@@ -22,13 +22,16 @@ CORPORA: Mapping[str, str] = MappingProxyType(
         "msp_improv": "fl_privacy.corpora.msp_improv:scan",
         "an4": "fl_privacy.corpora.an4:scan",
         "librispeech": "fl_privacy.corpora.librispeech:scan",
+        "vctk": "fl_privacy.corpora.vctk:scan",
         "voxceleb2": "fl_privacy.corpora.voxceleb2:scan",
         "folder": "fl_privacy.corpora.folder:scan",
     }
 )
 """The built-in corpora: name -> where its scan is."""
 
-_UNDER_DATA = frozenset({"ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "voxceleb2"})
+_UNDER_DATA = frozenset(
+    {"ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "vctk", "voxceleb2"}
+)
 
 
 def load(name: str, root: str | Path | None = None, **options: Any) -> Corpus:

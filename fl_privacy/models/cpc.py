@@ -87,9 +87,9 @@ class CPC(nn.Module):
         inputs = [1, *[size.channels] * (len(CONVOLUTIONS) - 1)]
         self.encoder = nn.Sequential()
         for wide, (kernel, stride, padding) in zip(inputs, CONVOLUTIONS, strict=True):
-            self.encoder.extend(
-                [nn.Conv1d(wide, size.channels, kernel, stride, padding), ChannelNorm(size.channels), nn.ReLU()]
-            )
+            # In two dimensions, one of them 1: for these, torch can keep the channels of a moment side by side.
+            convolution = nn.Conv2d(wide, size.channels, (1, kernel), (1, stride), (0, padding))
+            self.encoder.extend([convolution, ChannelNorm(size.channels), nn.ReLU()])
         self.recurrent = nn.LSTM(size.channels, size.channels, batch_first=True)
         self.predictors: nn.Module
         if size.predictors == "linear":
@@ -139,7 +139,7 @@ class CPC(nn.Module):
 
     def encode(self, waves: Tensor) -> tuple[Tensor, Tensor]:
         """Return frames z and contexts c, (n, frames, channels) each, of waves (n, samples)."""
-        frames = self.encoder(waves[:, None]).transpose(1, 2)
+        frames = self.encoder(waves[:, None, None])[:, :, 0].transpose(1, 2)
         contexts, _ = self.recurrent(frames)
         return frames, contexts
 
@@ -162,9 +162,13 @@ class ChannelNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return an array of the same shape (n, channels, moments)."""
-        variance, mean = torch.var_mean(x, dim=1, keepdim=True)
-        return (x - mean) * torch.rsqrt(variance + 1e-5) * self.weight[:, None] + self.bias[:, None]
+        """Return an array of the same shape (n, channels, 1, moments)."""
+        channels = x.shape[1]
+        # torch's layer normalisation divides by the biased variance: (c - 1) / c of the unbiased one.
+        biased = (channels - 1) / channels
+        moments = x.permute(0, 2, 3, 1).contiguous()
+        scale = self.weight * math.sqrt(biased)
+        return functional.layer_norm(moments, (channels,), scale, self.bias, 1e-5 * biased).permute(0, 3, 1, 2)
 
 
 class Predictor(nn.Module):

@@ -57,8 +57,8 @@ class TERASize:
 PUBLISHED = TERASize(768, 3, 12, 3072)
 """The size of the published checkpoints: 22 million parameters."""
 
-SMALL = TERASize(128, 3, 4, 512)
-"""0.6 million parameters: trains on one core."""
+SMALL = TERASize(128, 3, 4, 512, dropout=0.0)
+"""0.6 million parameters, no dropout: trains on one core, half as long again with dropout."""
 
 
 class TERA(nn.Module):

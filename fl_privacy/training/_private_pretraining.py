@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,14 +27,20 @@ class PrivateRun(_Run):
             assert dp.target_epsilon is not None
             noise = noise_multiplier_for(dp.target_epsilon, dp.delta, self.sampling, self.settings.steps)
         self.noise = noise
-        self.dpsgd = DPSGD(dp.clipping_norm, noise)
+        self.private = PrivateGradients(self.module, self.objective.loss, DPSGD(dp.clipping_norm, noise))
+
+    def __enter__(self) -> Self:
+        self.private.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.private.__exit__(*error)
 
     def gradient(self, step: int, rng: np.random.Generator) -> None:
         """Leave the private gradient of a Poisson batch with the parameters."""
         drawn = poisson(rng, len(self.crops), self.sampling).numpy()
         inputs, targets = self.objective.question(self.crops.cut(drawn, rng), rng)
-        with PrivateGradients(self.module, self.objective.loss, self.dpsgd) as gradients:
-            found = gradients(inputs, targets, rng=rng, expected=self.sampling * len(self.crops))
+        found = self.private(inputs, targets, rng=rng, expected=self.sampling * len(self.crops))
         finite = True
         for name, parameter in self.module.named_parameters():
             parameter.grad = found[name]
@@ -42,7 +49,7 @@ class PrivateRun(_Run):
 
     def facts(self) -> dict[str, Any]:
         """Give the plain module its weights; return what was spent on them."""
-        self.plain.load_state_dict(self.module.state_dict())
+        self.plain.load_state_dict({_plain_name(name): value for name, value in self.module.state_dict().items()})
         ledger = Ledger("example").added(self.noise, self.sampling, self.settings.steps)
         dp = self.settings.dp
         assert dp is not None
@@ -56,3 +63,8 @@ class PrivateRun(_Run):
             "epsilon": ledger.epsilon(dp.delta),
         }
         return {"privacy": spent, "replaced": dict(self.replaced)}
+
+
+def _plain_name(name: str) -> str:
+    """Return torch's name of a parameter of Opacus' LSTM: ``recurrent.l0.ih.weight`` is ``recurrent.weight_ih_l0``."""
+    return re.sub(r"\b(l\d+)\.(ih|hh)\.(weight|bias)$", r"\3_\2_\1", name)

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -251,11 +251,12 @@ def pretrain(
         work = run(module, objective, crops, speakers, settings, seed)
         known = _fingerprint(usable, speakers, settings, seed) if checkpoint is not None else ""
         start = work.resume(checkpoint, known) if checkpoint is not None and checkpoint.exists() else 0
-        for step in range(start, settings.steps):
-            work.step(step)
-            if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == settings.steps):
-                work.keep(checkpoint, known, step + 1)
-            tell(step + 1)
+        with work:
+            for step in range(start, settings.steps):
+                work.step(step)
+                if checkpoint is not None and ((step + 1) % checkpoint_every == 0 or step + 1 == settings.steps):
+                    work.keep(checkpoint, known, step + 1)
+                tell(step + 1)
         return work.finished()
 
 
@@ -286,6 +287,12 @@ class _Run:
 
     def prepare(self) -> None:
         """Put another module in the place of the plain one, where that is needed."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
 
     def step(self, step: int) -> None:
         rng = np.random.default_rng([self.seed, 1, step])
@@ -333,13 +340,12 @@ class _Run:
         self.plain.record = {
             "steps": self.settings.steps,
             "crop_seconds": self.settings.seconds,
-            "loss": self.loss,
             **self.facts(),
         }
         return self.plain.eval()
 
     def facts(self) -> dict[str, Any]:
-        return {}
+        return {"loss": self.loss}
 
 
 class _Batches:

@@ -168,31 +168,36 @@ def frames_of(samples: int) -> int:
 
 
 def _contrast_within(outputs: tuple[Tensor, Tensor], negatives: Tensor) -> Tensor:
+    """Return the loss of each example, whose negatives are numbers of its own frames (n, contexts, negatives)."""
     predictions, frames = outputs
-    n, _, channels = frames.shape
-    chosen = frames.gather(1, negatives.flatten(1)[:, :, None].expand(-1, -1, channels))
-    return _contrast(predictions, frames, chosen.view(n, *negatives.shape[1:], channels))
+    contexts, steps = predictions.shape[1:3]
+    # All frames are scored: there are not many more than negatives.
+    scores = torch.unflatten(predictions.flatten(1, 2) @ frames.mT, 1, (contexts, steps))
+    false = scores.gather(3, negatives[:, :, None].expand(-1, -1, steps, -1))
+    return _cross_entropy(predictions, frames, false)
 
 
 def _contrast_across(outputs: tuple[Tensor, Tensor], negatives: Tensor) -> Tensor:
+    """Return the loss of each example, whose negatives are numbers of the batch's frames (n, contexts, negatives)."""
     predictions, frames = outputs
-    chosen = frames.flatten(0, 1)[negatives.flatten()]
-    return _contrast(predictions, frames, chosen.view(*negatives.shape, frames.shape[2]))
+    chosen = frames.flatten(0, 1)[negatives.flatten()].view(*negatives.shape, frames.shape[2])
+    return _cross_entropy(predictions, frames, predictions @ chosen.mT)
 
 
-def _contrast(predictions: Tensor, frames: Tensor, negatives: Tensor) -> Tensor:
+def _cross_entropy(predictions: Tensor, frames: Tensor, false: Tensor) -> Tensor:
     """Return the loss of each example.
 
     Parameters
     ----------
     predictions : Tensor, (n, contexts, 12, channels)
     frames : Tensor, (n, contexts + 12, channels)
-    negatives : Tensor, (n, contexts, negatives, channels)
+    false : Tensor, (n, contexts, 12, negatives)
+        Predictions times negatives, summed over channels.
     """
     contexts, steps, channels = predictions.shape[1:]
     ahead = frames[:, 1:].unfold(1, steps, 1)[:, :contexts].transpose(2, 3)
     true = (predictions * ahead).sum(3, keepdim=True)
-    scores = torch.cat([true, predictions @ negatives.mT], dim=3) / channels
+    scores = torch.cat([true, false], dim=3) / channels
     losses = torch.logsumexp(scores, dim=3) - scores[..., 0]
     return losses.mean(1).sum(1)
 
