@@ -90,7 +90,7 @@ class EncoderProtocol(Section):
     """How often each of the two pools is halved: 4 times as many encoders."""
     seconds: float = Field(default=2.0, ge=0)
     """The middle of an utterance that is sent; 0: all of it."""
-    loss_crops: int = Field(default=8, ge=1)
+    loss_crops: int = Field(default=4, ge=1)
     """Crops of an utterance on which a pre-training loss is taken."""
     backwards: bool = False
     """Turn inputs around in time."""

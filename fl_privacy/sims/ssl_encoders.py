@@ -185,6 +185,8 @@ class EncoderJob:
         Of the weights.
     loss_crops : int
         Of each utterance, on which the pre-training loss is taken; 0: it is not.
+    whole_masks : int
+        Masks (or draws of negatives) for the loss of the whole utterance; 0: it is not taken.
     backwards : bool
         Pre-train on waves turned around in time.
     file : str
@@ -205,6 +207,7 @@ class EncoderJob:
     layer: int
     seed: int
     loss_crops: int
+    whole_masks: int
     file: str
     backwards: bool = False
     checkpoint: str | None = None
@@ -241,7 +244,7 @@ def _make_and_look(job: EncoderJob, told: Told) -> None:
             learning=job.learning,
             seed=job.seed,
         )
-        if module is not None and job.loss_crops:
+        if module is not None and (job.loss_crops or job.whole_masks):
             crops, whole = _losses(module, held, seen.ids, job)
             seen = replace(seen, loss=crops, loss_whole=whole)
         if module is not None:
@@ -316,13 +319,19 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
 def _losses(
     module: Module, held: Recordings, ids: Sequence[str], job: EncoderJob
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the losses (n,) on crops and on whole utterances."""
+    """Return the losses (n,) of candidates on crops and on whole utterances, NaN of others and where not asked for."""
     from fl_privacy.training.pretraining import pretraining_losses
 
     # Every encoder gets the same crops, masks and negatives of an utterance: they come from one seed and its samples.
-    waves = [_turned(held.wave(id), job.inputs.backwards) for id in ids]
-    crops = pretraining_losses(module, waves, crops=job.loss_crops, seed=0)
-    return crops, pretraining_losses(module, waves, crops=job.loss_crops, seed=0, full_length=True)
+    wanted = np.isin(ids, job.candidates)
+    waves = [_turned(held.wave(id), job.inputs.backwards) for id, asked in zip(ids, wanted, strict=True) if asked]
+    found = []
+    for count, whole in ((job.loss_crops, False), (job.whole_masks, True)):
+        losses = np.full(len(ids), np.nan)
+        if count:
+            losses[wanted] = pretraining_losses(module, waves, crops=count, seed=0, full_length=whole)
+        found.append(losses)
+    return found[0], found[1]
 
 
 def _turned(wave: Wave, backwards: bool) -> Wave:

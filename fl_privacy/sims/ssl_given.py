@@ -298,6 +298,7 @@ def _read(
                 -1 if kind == LOG_MEL else settings.layer,
                 1000 * settings.seed + number,
                 0,
+                0,
                 str(path / f"{name}.npz"),
             )
             for number, (name, kind, given) in enumerate(kinds)

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from fl_privacy.training.pretraining import Pretraining
 
 Floats = NDArray[np.float64]
+
+_WHOLE_MASKS = 2
+"""For the loss of a whole utterance, which has more masked frames than a crop."""
+
 Units = Mapping[str, Sequence[str]]
 """The utterances of each speaker or utterance that is attacked."""
 Score = Callable[[int, Units], Floats]
@@ -95,7 +99,7 @@ class SslMembership:
     layer: int = -1
     attacks: tuple[str, ...] = ("basic", "improved", "loss", "loss calibrated")
     learning: Learning = field(default_factory=Learning)
-    loss_crops: int = 8
+    loss_crops: int = 4
     random_seeds: int = 5
     permutations: int = 200
     confidence: float = 0.95
@@ -185,8 +189,9 @@ def attack_encoders(
     design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed)
     auxiliary = {name: tuple(usable[name]) for name in design.auxiliary}
     candidates = tuple(sorted({id for half in design.encoders for id in half.members}))
-    grey = any(frame_attacks()[name].grey_box for name in settings.attacks)
-    improved = any(frame_attacks()[name].statistic == "improved" for name in settings.attacks)
+    statistics = {frame_attacks()[name].statistic for name in settings.attacks}
+    grey = bool(statistics & {"loss", "loss whole"})
+    improved = "improved" in statistics
 
     def job(
         kind: str, number: int, path: Path, members: tuple[str, ...] = (), checkpoint: str | None = None
@@ -204,6 +209,7 @@ def attack_encoders(
             settings.layer if kind != LOG_MEL else -1,
             1000 * settings.seed + number,
             settings.loss_crops if grey and kind == PRETRAINED else 0,
+            _WHOLE_MASKS if "loss whole" in statistics and kind == PRETRAINED else 0,
             str(path),
             settings.backwards,
             checkpoint,
