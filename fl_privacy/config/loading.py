@@ -15,13 +15,15 @@ from fl_privacy.config._sections import ConfigError
 from fl_privacy.config.federated_ser import SimulationFile
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
+from fl_privacy.config.ssl_membership import SslMembershipFile
 
-AnyFile = SimulationFile | SpeakerMembershipFile | SpeakerInversionFile
+AnyFile = SimulationFile | SpeakerMembershipFile | SpeakerInversionFile | SslMembershipFile
 KINDS: Mapping[str, type[AnyFile]] = MappingProxyType(
     {
         "federated-ser": SimulationFile,
         "speaker-membership": SpeakerMembershipFile,
         "speaker-inversion": SpeakerInversionFile,
+        "ssl-membership": SslMembershipFile,
     }
 )
 """What a file is read into, by ``simulation.kind``."""

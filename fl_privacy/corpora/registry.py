@@ -23,6 +23,7 @@ CORPORA: Mapping[str, str] = MappingProxyType(
         "an4": "fl_privacy.corpora.an4:scan",
         "librispeech": "fl_privacy.corpora.librispeech:scan",
         "timit": "fl_privacy.corpora.timit:scan",
+        "vctk": "fl_privacy.corpora.vctk:scan",
         "voxceleb2": "fl_privacy.corpora.voxceleb2:scan",
         "folder": "fl_privacy.corpora.folder:scan",
     }
@@ -30,7 +31,7 @@ CORPORA: Mapping[str, str] = MappingProxyType(
 """The built-in corpora: name -> where its scan is."""
 
 _UNDER_DATA = frozenset(
-    {"ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "timit", "voxceleb2"}
+    {"ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "timit", "vctk", "voxceleb2"}
 )
 
 

@@ -60,6 +60,7 @@ def run(
 _CENTRAL = {
     "speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe",
     "speaker-inversion": "fl_privacy.sims.inversion_recipe:SpeakerInversionRecipe",
+    "ssl-membership": "fl_privacy.sims.ssl_recipe:SslMembershipRecipe",
 }
 """Recipes of targets that are trained in one place, by ``simulation.kind``."""
 

@@ -11,7 +11,7 @@ from fl_privacy.corpora import CORPORA, Corpus, CorpusError, load
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    known = "synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, an4, librispeech, timit, voxceleb2, folder"
+    known = "synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, an4, librispeech, timit, vctk, voxceleb2, folder"
     with pytest.raises(CorpusError, match=rf"unknown corpus 'radvess'. Known: {known}"):
         load("radvess")
 
@@ -26,7 +26,7 @@ def test_an_unknown_option_lists_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "voxceleb2"]
+    "name", ["ravdess", "emodb", "crema_d", "iemocap", "msp_improv", "an4", "librispeech", "vctk", "voxceleb2"]
 )
 def test_without_a_root_it_looks_under_the_data_folder(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -108,6 +108,82 @@ def test_librispeech_subsets_and_strays(tmp_path: Path, tone: Tone) -> None:
         Corpus.load("librispeech", tmp_path, subsets=["clean"])
 
 
+def test_librispeech_takes_several_subsets(tmp_path: Path, tone: Tone) -> None:
+    for subset, speaker in [("train-clean-100", "19"), ("dev-clean", "84"), ("test-other", "367")]:
+        libri(tone, tmp_path, subset, speaker, "1")
+    corpus = Corpus.load("librispeech", tmp_path, subsets=["train-clean-100", "test-other"])
+    assert [(u.speaker, u.labels["subset"]) for u in corpus] == [("19", "train-clean-100"), ("367", "test-other")]
+    assert corpus.excluded == ()
+
+
+# VCTK
+
+
+def vctk(tone: Tone, folder: Path, *names: str) -> None:
+    for name in names:
+        tone(folder / name.split("_")[0] / name, 48_000)
+
+
+@pytest.mark.parametrize("below", [".", "VCTK-Corpus-0.92"])
+@pytest.mark.parametrize("mic", ["mic1", "mic2"])
+def test_vctk_0_92_has_two_microphones(tmp_path: Path, tone: Tone, below: str, mic: str) -> None:
+    audio = tmp_path / below / "wav48_silence_trimmed"
+    vctk(tone, audio, "p225_001_mic1.flac", "p225_001_mic2.flac", "s5_024_mic1.flac", "s5_024_mic2.flac")
+    vctk(tone, audio, "p280_001_mic1.flac")
+    (audio / "log.txt").write_text("removed silences")
+    (tmp_path / below / "speaker-info.txt").write_text(
+        "ID  AGE  GENDER  ACCENTS  REGION COMMENTS \n"
+        "p225  23  F    English    Southern England\n"
+        "p280  25  F    French    France (mic2 files unavailable)\n"
+        "s5  30  F    British\n"
+    )
+    corpus = Corpus.load("vctk", tmp_path, mic=mic)
+    people = {
+        "p225_001": ("p225", {"sentence": "001", "gender": "female", "age": "23", "accent": "English"}),
+        "p280_001": ("p280", {"sentence": "001", "gender": "female", "age": "25", "accent": "French"}),
+        "s5_024": ("s5", {"sentence": "024", "gender": "female", "age": "30", "accent": "British"}),
+    }
+    if mic == "mic2":
+        del people["p280_001"]
+    assert {u.id: (u.speaker, u.labels) for u in corpus} == people
+    assert all(mic in str(u.path) for u in corpus)
+    assert list(reasons(corpus).values()) == (["not recorded by mic2"] if mic == "mic2" else [])
+    assert abs(len(corpus.wave(corpus.utterances[0])) - 1600) <= 1  # a tenth of a second at 16 kHz
+
+
+def test_vctk_0_80_is_wav_and_numbers_its_speakers(tmp_path: Path, tone: Tone) -> None:
+    audio = tmp_path / "VCTK-Corpus" / "wav48"
+    vctk(tone, audio, "p225_001.wav", "p376_295.wav", "p226_003.wav")
+    (audio / "p376" / "p376_296.raw").write_bytes(b"0")
+    (tmp_path / "VCTK-Corpus" / "speaker-info.txt").write_text(
+        "ID  AGE  GENDER  ACCENTS  REGION\n225  23  F    English    Southern  England\n226  22  M    English    Surrey\n"
+    )
+    corpus = Corpus.load("vctk", tmp_path)
+    assert [(u.id, u.labels) for u in corpus] == [
+        ("p225_001", {"sentence": "001", "gender": "female", "age": "23", "accent": "English"}),
+        ("p226_003", {"sentence": "003", "gender": "male", "age": "22", "accent": "English"}),
+        ("p376_295", {"sentence": "295"}),
+    ]
+    assert reasons(corpus) == {"VCTK-Corpus/wav48/p376/p376_296.raw": "not a wav or flac file"}
+
+
+def test_vctk_leaves_out_with_reasons(tmp_path: Path, tone: Tone) -> None:
+    audio = tmp_path / "wav48"
+    vctk(tone, audio, "p225_001.wav", "p225_001.flac", "p225_1.wav")
+    tone(audio / "p226" / "p227_001.wav")
+    corpus = Corpus.load("vctk", tmp_path)
+    assert len(corpus) == 1
+    assert {Path(item).name: reason for item, reason in reasons(corpus).items()} == {
+        "p225_001.wav": "second copy of the same utterance",
+        "p225_1.wav": "name is not of the form p225_001 or p225_001_mic1",
+        "p227_001.wav": "lies in the folder of p226",
+    }
+    with pytest.raises(CorpusError, match="no microphone 'mic3'; there are mic1, mic2"):
+        Corpus.load("vctk", tmp_path, mic="mic3")
+    with pytest.raises(CorpusError, match=r"Looked for wav48_silence_trimmed/p225"):
+        Corpus.load("vctk", tmp_path / "wav48" / "p226")
+
+
 # VoxCeleb2
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from fl_privacy.corpora import AudioError, Corpus
 from fl_privacy.features import FeatureError, extract, load_extractor
-from fl_privacy.features.ssl import _ARCHITECTURES, SSL
+from fl_privacy.features.ssl import SSL
+from fl_privacy.models.torchaudio_ssl import ARCHITECTURES
 
 SIZES: dict[str, Any] = {
     "extractor_mode": "group_norm",
@@ -184,7 +185,7 @@ BUNDLES = {
 }
 
 
-@pytest.mark.parametrize("architecture", _ARCHITECTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_architectures_are_those_of_the_bundles(architecture: str, checkpoint: Path) -> None:
     bundle = getattr(torchaudio.pipelines, BUNDLES[architecture])
     family = {"Wav2Vec2": "wav2vec2_model", "WavLM": "wavlm_model"}[bundle._model_type]

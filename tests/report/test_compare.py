@@ -101,11 +101,11 @@ def test_the_tables_hold_what_the_figures_show(write, tmp_path):
 
 def test_layers_that_attacks_read_are_drawn(make):
     run = make()
-    assert "layers" not in sections(Page(render(run.result, run.rows)))
+    assert "read-layers" not in sections(Page(render(run.result, run.rows)))
     attacks = [{"name": "strong", "layers": ["first"]}, {"name": "x", "label": "weak", "layers": ["second", "last"]}]
     result = {**run.result, "simulation": {**run.result["simulation"], "attack": attacks}}
     page = Page(render(result, run.rows))
-    assert "layers" in sections(page)
+    assert "read-layers" in sections(page)
     assert "second + last" in page.text
 
 
