@@ -198,7 +198,14 @@ def cells(sweep: Sweep) -> Mapping[str, Any] | None:
     for metric in dict.fromkeys(cell.run.metric for cell in sweep.distinct):
         mine = [cell for cell in sweep.distinct if cell.run.metric == metric]
         shown = columns(mine[0].run.main)
-        tables.append({"heads": [TITLES[m] for m in shown], "cells": [_cell(cell, shown, notes) for cell in mine]})
+        utility = " or ".join(dict.fromkeys(cell.run.useful[0] for cell in mine))
+        tables.append(
+            {
+                "heads": [TITLES[m] for m in shown],
+                "utility": utility,
+                "cells": [_cell(cell, shown, notes) for cell in mine],
+            }
+        )
     return {"tables": tables, "notes": notes} if tables else None
 
 
@@ -223,7 +230,7 @@ def _cell(cell: Swept, shown: tuple[str, ...], notes: Notes) -> Mapping[str, Any
         "path": cell.path,
         "rows": rows,
         "blind": "" if best is None else f"{best} {words.number(control.value)}" if control else best,
-        "utility": words.number(uar) if (uar := run.part("utility").get("uar")) is not None else "",
+        "utility": words.number(useful) if (useful := run.useful[1]) is not None else "",
     }
 
 

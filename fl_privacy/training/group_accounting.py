@@ -53,7 +53,9 @@ def group_epsilon(ledger: Ledger, group: int, delta: float) -> float:
     _check_delta(delta)
     if group < 1:
         raise UserError(f"a group of {group} examples: there must be one at least")
-    entries = [e for e in zip(ledger.noise_multipliers, ledger.sample_rates, ledger.steps, strict=True) if e[2] and e[1]]
+    entries = [
+        e for e in zip(ledger.noise_multipliers, ledger.sample_rates, ledger.steps, strict=True) if e[2] and e[1]
+    ]
     if not entries:
         return 0.0
     if any(group / noise > 1e3 if noise else True for noise, _, _ in entries):
@@ -82,4 +84,4 @@ def _group_rdp(noise: float, rate: float, group: int) -> NDArray[np.float64]:
     for order in orders:
         directions = (order * p + (1.0 - order) * q for p, q in ((mixed, without), (without, mixed)))
         found.append(max(float(logsumexp(d)) for d in directions) - math.log(_POINTS))
-    return np.maximum(np.array(found), 0.0) / (orders - 1.0)
+    return np.asarray(np.maximum(np.array(found), 0.0) / (orders - 1.0), dtype=np.float64)

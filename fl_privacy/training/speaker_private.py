@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -112,7 +112,11 @@ class SpeakerDP:
             whole, most = max(whole, group_epsilon(ledger, largest, self.delta)), max(most, largest)
         noisy = math.isfinite(single)
         mechanism = NAME if noisy else f"{NAME}: clips only, no noise"
-        shared = {"mechanism": mechanism, "protects_from": "all who receive the recogniser", "delta": self.delta}
+        shared: dict[str, Any] = {
+            "mechanism": mechanism,
+            "protects_from": "all who receive the recogniser",
+            "delta": self.delta,
+        }
         return [
             Privacy(
                 unit="utterance",
