@@ -40,7 +40,7 @@ def test_a_recogniser_is_trained_exported_and_audited(tmp_path: Path, monkeypatc
         for voice in range(6):
             wave = 0.2 * np.sin(2 * np.pi * (120 + 30 * person) * time) + 0.1 * rng.standard_normal(time.size)
             soundfile.write(str(speech / f"p{person:02d}" / f"v{voice}.wav"), wave, 16_000)
-    (speech / "p00" / "v9.wav").write_bytes(b"RIFF nothing")
+    soundfile.write(str(speech / "p00" / "v9.wav"), np.full(4800, np.nan), 16_000, subtype="FLOAT")
     out = tmp_path / "runs"
     monkeypatch.setattr(
         sys,

@@ -358,8 +358,6 @@ def test_fewer_queries_to_a_recogniser_of_ones_own(speech, tmp_path: Path):
     # 6 members (one of whose six voices the recogniser does not embed) and 7 others, two voices of each.
     assert [c["conditions"]["queries"] for c in less] == [13 * 2 + 2 * 3]
     assert less[0]["value"] == 1.0 and less[0]["attack"] == "pair.mean"
-    ratio = {c["attack"]: c["value"] for c in result["claims"] if c["metric"] == "auc" and c not in less}
-    assert ratio["pair.mean likelihood ratio"] > 0.9, "shadows on another scale do not turn the evidence round"
 
 
 @pytest.mark.parametrize(
