@@ -14,8 +14,10 @@ from sklearn.metrics import roc_auc_score
 
 from fl_privacy import cli
 from fl_privacy.audit import Privacy
+from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
+from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.own_recogniser import cross_fitted
 from fl_privacy.sims.run import run
 from fl_privacy.sims.sweep import sweep
@@ -392,3 +394,25 @@ def test_a_loss_that_cannot_be_private_is_refused_before_training(speech, tmp_pa
     with pytest.raises(UserError, match="'ge2e' cannot be private"):
         run(file, ['defense=[{name="dp-sgd",noise_multiplier=1.0}]'], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epsilon", [3.0, float("inf")])
+def test_a_defended_file_is_read_again_from_its_result(speech, epsilon):
+    """As a sweep's processes and a report's settings do; JSON has no infinity but a word for it."""
+    file = swapped(speech) | {"target": {"steps": 4, "crop_frames": 20}}
+    file["shadow"] = {"encoder": "ecapa"}
+    file["defense"] = [{"name": "dp-sgd", "target_epsilon": epsilon}]
+    held = load_any(file).resolved()
+    assert "clip" not in held["target"] and "clip" not in held["shadow"] and held["protocol"]["static"] is True
+    again = load_any(json.loads(json.dumps(jsonable(held))))
+    assert again.resolved() == held
+    kinds = SpeakerMembershipRecipe(again).settings.shadow_kinds
+    assert {end: (kind.encoder, kind.dp is not None) for end, kind in kinds.items()} == {
+        "": ("ecapa", True),
+        ":static": ("ecapa", False),
+    }
+
+
+def test_a_file_of_many_runs_is_not_one_run(speech):
+    with pytest.raises(ConfigError, match="which `fl-privacy sweep` does"):
+        SpeakerMembershipRecipe(load_any("speaker-membership-dp"))
