@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from fl_privacy.config._sections import ConfigError, Speech
+from fl_privacy.config._sweep import SweepSettings
 from fl_privacy.config.federated_ser import (
     AttackChoice,
     CorpusChoice,
     FederationSettings,
     SimulationFile,
-    SweepSettings,
     Task,
 )
 from fl_privacy.config.loading import KINDS, AnyFile, load, load_any, parse_setting, parse_value, presets

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fl_privacy.config._sections import Section, Speech
+from fl_privacy.config._sweep import SweepSettings
 
 
 class SpeakerMembershipSimulation(Section):
@@ -56,6 +57,30 @@ class SpeakerTarget(RecogniserTraining):
         return self.model_dump(include=set(RecogniserTraining.model_fields))
 
 
+class PrivateTraining(Section):
+    """DP-SGD in the training of the recognisers; see `fl_privacy.training.speaker_private.SpeakerDP`."""
+
+    name: Literal["dp-sgd"]
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    """Either this, in units of the clipping norm,"""
+    target_epsilon: float | None = Field(default=None, gt=0)
+    """or what a voice may lose over the whole training; inf clips without noise."""
+    clipping_norm: float = Field(default=1.0, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+    batch_size: int = Field(default=64, ge=1)
+    """Voices in a batch, on average: it is a Poisson sample, of one crop a voice."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> PrivateTraining:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError("give either noise_multiplier or target_epsilon")
+        return self
+
+
+_BATCHES = ("speakers_per_batch", "crops_per_speaker", "clip")
+"""Settings of a training that is not private."""
+
+
 class QueryBudget(Section):
     """How much the primary attack asks of a target, in a trial of its own; see `attacks.membership.queries`."""
 
@@ -80,6 +105,9 @@ class MembershipProtocol(Section):
     """Split voices into chunks of this length, 10 ms each; 0: do not."""
     budgets: tuple[QueryBudget, ...] = ()
     """With how many queries the primary attack is tried beside."""
+    static: bool = True
+    """Against a defense: whether every attack is tried beside by somebody who does not know of it, whose shadows are
+    trained without; twice the training."""
 
     @model_validator(mode="after")
     def _within(self) -> MembershipProtocol:
@@ -100,6 +128,7 @@ class MembershipAuditSettings(Section):
 
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     permutations: int = Field(default=200, ge=1, le=100_000)
+    """Of the roles of recognisers that are trained in the run."""
     fpr: float = Field(default=0.05, gt=0, lt=1)
     """False positive rate that thresholds of shadows aim at."""
 
@@ -120,9 +149,13 @@ class SpeakerMembershipFile(Section):
     shadow: RecogniserTraining | None = None
     """How the attacker trains; default: as the targets were, or with the defaults where that is not known."""
     protocol: MembershipProtocol = MembershipProtocol()
+    defense: tuple[PrivateTraining, ...] = Field(default=(), max_length=1)
+    """What the recognisers are trained with; the attacker who knows of it trains shadows alike."""
     attack: tuple[MembershipAttackChoice, ...] = Field(min_length=1)
     """The first is primary."""
     audit: MembershipAuditSettings = MembershipAuditSettings()
+    sweep: SweepSettings | None = None
+    """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
     def _whose(self) -> SpeakerMembershipFile:
@@ -139,10 +172,26 @@ class SpeakerMembershipFile(Section):
         lacking = [side for side in sides if side not in given]
         if lacking:
             raise ValueError(f"{lacking[0]}: missing; a model of one's own takes [members], [nonmembers], [auxiliary]")
-        if self.protocol.budgets:
-            raise ValueError("protocol.budgets: for recognisers that are trained in the run")
+        if "permutations" in self.audit.model_fields_set:
+            raise ValueError(
+                "audit.permutations: of roles that are swapped; a model of one's own has one, permuted often"
+            )
+        if self.defense:
+            raise ValueError("defense: for recognisers that are trained in the run; this one is trained already")
         if self.private is not None:
             raise ValueError("private: for recognisers that are trained in the run; target.model is trained already")
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_idle(self) -> SpeakerMembershipFile:
+        """A setting that this simulation has no use for is refused."""
+        if self.defense:
+            for name, training in (("target", self.target), ("shadow", self.shadow)):
+                idle = [] if training is None else [key for key in _BATCHES if key in training.model_fields_set]
+                if idle:
+                    raise ValueError(f"{name}.{idle[0]}: dp-sgd has clipping_norm, and batch_size for Poisson batches")
+        elif "static" in self.protocol.model_fields_set:
+            raise ValueError("protocol.static: for a run with a defense, and there is none")
         return self
 
     @model_validator(mode="after")
@@ -157,6 +206,11 @@ class SpeakerMembershipFile(Section):
         held = self.model_dump(mode="json", exclude_none=True)
         if self.target.model is not None:  # whose training nobody knows
             held["target"] = {k: v for k, v in held["target"].items() if k not in RecogniserTraining.model_fields}
+            del held["audit"]["permutations"]
         else:
             del held["target"]["sample_rate"]
-        return held
+        for training in ("target", "shadow") if self.defense else ():
+            held[training] = {k: v for k, v in held.get(training, {}).items() if k not in _BATCHES} or None
+        if not self.defense:
+            del held["protocol"]["static"]
+        return {key: value for key, value in held.items() if value is not None}

@@ -20,14 +20,30 @@ class SpeakerLoss(nn.Module):
     Attributes
     ----------
     by_example : bool
-        Whether the loss is a sum over the crops of a batch, so that each crop has a gradient of its own; without that
+        Whether the loss is a mean over the crops of a batch, so that each crop has a gradient of its own; without that
         there is no DP-SGD.
     """
 
     by_example: ClassVar[bool] = True
 
 
-class Softmax(SpeakerLoss):
+class SeparableLoss(SpeakerLoss):
+    """A loss of each crop alone: by a crop's scores for the training speakers, and who it is of."""
+
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Return what a crop's embedding says of each training speaker: (n, speakers) of (n, d)."""
+        raise NotImplementedError
+
+    def each(self, scores: Tensor, speakers: Tensor) -> Tensor:
+        """Return the loss of each crop (n,) by its scores (n, speakers)."""
+        raise NotImplementedError
+
+    def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
+        """Return the mean loss of embeddings (n, d) of speakers (n,)."""
+        return self.each(self.scores(embeddings), speakers).mean()
+
+
+class Softmax(SeparableLoss):
     """Cross-entropy of a linear layer over the training speakers.
 
     Parameters
@@ -42,12 +58,35 @@ class Softmax(SpeakerLoss):
         super().__init__()
         self.layer = nn.Linear(dimension, speakers)
 
-    def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
-        """Return the mean loss of embeddings (n, d) of speakers (n,)."""
-        return functional.cross_entropy(self.layer(functional.relu(embeddings)), speakers)
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Return logits."""
+        logits: Tensor = self.layer(functional.relu(embeddings))
+        return logits
+
+    def each(self, scores: Tensor, speakers: Tensor) -> Tensor:
+        """Return the cross-entropy of each crop."""
+        return functional.cross_entropy(scores, speakers, reduction="none")
 
 
-class AAMSoftmax(SpeakerLoss):
+class Cosines(nn.Module):
+    """Cosines with a direction for each training speaker: a layer of its own, as gradients of single crops need it.
+
+    Parameters
+    ----------
+    dimension, speakers : int
+    """
+
+    def __init__(self, dimension: int, speakers: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(speakers, dimension))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Return cosines (n, speakers) of embeddings (n, d)."""
+        return functional.linear(functional.normalize(embeddings), functional.normalize(self.weight))
+
+
+class AAMSoftmax(SeparableLoss):
     """Additive angular margin softmax (Deng et al. 2019, arXiv 1801.07698).
 
     Parameters
@@ -63,20 +102,23 @@ class AAMSoftmax(SpeakerLoss):
     def __init__(self, dimension: int, speakers: int, scale: float = 30.0, margin: float = 0.2) -> None:
         super().__init__()
         self.scale, self.margin = scale, margin
-        self.weight = nn.Parameter(torch.empty(speakers, dimension))
-        nn.init.xavier_uniform_(self.weight)
+        self.cosines = Cosines(dimension, speakers)
 
-    def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
-        """Return the mean loss of embeddings (n, d) of speakers (n,)."""
-        cosine = functional.linear(functional.normalize(embeddings), functional.normalize(self.weight))
-        own = functional.one_hot(speakers, len(self.weight)).bool()
+    def scores(self, embeddings: Tensor) -> Tensor:
+        """Return cosines."""
+        cosines: Tensor = self.cosines(embeddings)
+        return cosines
+
+    def each(self, scores: Tensor, speakers: Tensor) -> Tensor:
+        """Return the loss of each crop."""
+        cosine, own = scores, functional.one_hot(speakers, scores.shape[1]).bool()
         # The root has no gradient at 0, where the angle is 0.
         sine = (1.0 - cosine.square()).clamp_min(1e-6).sqrt()
         shifted = cosine * math.cos(self.margin) - sine * math.sin(self.margin)
         # Past pi - margin the angle would wrap around: go on in a line (as Deng et al.'s code).
         beyond = cosine - self.margin * math.sin(math.pi - self.margin)
         target = torch.where(cosine > math.cos(math.pi - self.margin), shifted, beyond)
-        return functional.cross_entropy(self.scale * torch.where(own, target, cosine), speakers)
+        return functional.cross_entropy(self.scale * torch.where(own, target, cosine), speakers, reduction="none")
 
 
 class GE2E(SpeakerLoss):

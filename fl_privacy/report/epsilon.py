@@ -21,7 +21,10 @@ def epsilon(run: Run) -> Mapping[str, Any] | None:
     if not run.privacy:
         return None
     attacked = attacked_unit(run)
+    federated = any(promise.unit in ("example", "client") for promise in run.privacy)
+    composed = "over all rounds, for the client with the most of them" if federated else "over all steps of training"
     return {
+        "composed": composed,
         "rows": [_row(promise, attacked) for promise in run.privacy],
         "sentences": list(dict.fromkeys(text for promise in run.privacy if (text := difference(promise, run)))),
         "broken": [text for promise in run.privacy if (text := contradiction(promise))],
@@ -58,6 +61,11 @@ def difference(promise: Privacy, run: Run) -> str | None:
             f"What is protected is a single example, what is attacked is the {attribute} of a {attacked}: "
             "example-level epsilon promises little about an attribute that all of a client's examples share. For n "
             "examples together the promise is n times as weak (n times epsilon, and a larger delta)."
+        )
+    if promise.unit == "utterance":
+        return (
+            f"What is protected is a single recording, what is attacked is the {attribute} of a {attacked}: all "
+            "recordings of a person together are promised less, as the row of the unit speaker says."
         )
     if promise.unit == "client":
         return (

@@ -369,6 +369,7 @@ def tradeoff(
     chance: float | None,
     label: str,
     signed: bool = False,
+    utility: str = "UAR",
 ) -> Figure:
     """Draw leakage over utility, each point with its interval; hovering names the condition.
 
@@ -388,6 +389,8 @@ def tradeoff(
         For those who do not see it.
     signed : bool
         Whether it may lie below zero.
+    utility : str
+        What utility is measured by.
     """
     titles = {}
     with drawing(_WIDTH, 3.5, name) as (figure, drawn):
@@ -407,7 +410,7 @@ def tradeoff(
                 label=one.name,
                 gid=f"data-{number}",
             )
-            titles[f"data-{number}"] = [f"{p[4]}: UAR {p[0]:.3f}, {axis} {p[1]:.3f}" for p in one.points]
+            titles[f"data-{number}"] = [f"{p[4]}: {utility} {p[0]:.3f}, {axis} {p[1]:.3f}" for p in one.points]
         if best:
             axes.step(
                 [x for x, _ in best],
@@ -425,7 +428,7 @@ def tradeoff(
         if chance is not None:
             axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"guessing ({chance:.3g})")
         axes.set_ylim(-1.0 if signed else 0.0, 1.0)
-        axes.set_xlabel("UAR of the task (more is more useful)")
+        axes.set_xlabel(f"{utility} of the task (more is more useful)")
         axes.set_ylabel(f"{axis} per speaker (less is safer)")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
     svg = inline(drawn[0], name, label, {key: marks for key, marks in titles.items() if marks})

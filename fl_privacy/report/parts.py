@@ -147,7 +147,7 @@ def queries(run: Run) -> Mapping[str, Any] | None:
         )
         rows.setdefault(name, {})[how.get(RATIO)] = claim
     return {
-        "heads": [f"r = {step:g}" for step in steps],
+        "heads": [TITLES[run.metric] if step is None else f"r = {step:g}" for step in steps],
         "rows": [
             {"name": name, "unit": "speaker", "cells": [notes.cell(at.get(step)) for step in steps]}
             for name, at in rows.items()

@@ -188,6 +188,17 @@ class Run:
         best = over.conditions.get("best_blind") if over else None
         return None if best is None else str(best)
 
+    @property
+    def useful(self) -> tuple[str, float | None]:
+        """What says how good the target is at its task, more being better, and how much of it there is.
+
+        Of a speaker recogniser one minus the equal error rate on people whom it was not trained on: its users.
+        """
+        part = self.part("utility")
+        if part.get("eer_nonmembers") is not None:
+            return "1 \N{MINUS SIGN} EER", 1.0 - float(part["eer_nonmembers"])
+        return "UAR", part.get("uar")
+
     @cached_property
     def classes(self) -> tuple[str, str] | None:
         """The negative and the positive label; None where the scores do not tell.

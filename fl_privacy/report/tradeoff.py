@@ -22,7 +22,7 @@ class Point:
     ----------
     cell : Swept
     utility : float or None
-        UAR of the task, of held-out speakers.
+        UAR of the task, of held-out speakers; see `Run.useful`.
     adaptive, static : Claim or None
         The quoted claim of the primary attack, knowing the defense or not. Without a defense they are the same.
     best : bool
@@ -62,12 +62,15 @@ class Group:
     settings : tuple of str
         What they have in common, of that which the sweep varies.
     points : tuple of Point
+    utility : str
+        What it is that the points have of utility.
     """
 
     metric: str
     guessing: float | None
     settings: tuple[str, ...]
     points: tuple[Point, ...]
+    utility: str = "UAR"
 
 
 def pareto(utility: Sequence[float], leakage: Sequence[float]) -> list[bool]:
@@ -104,7 +107,7 @@ def pair(run: Run) -> tuple[Claim | None, Claim | None]:
 
 def groups(sweep: Sweep) -> list[Group]:
     """Gather the cells that can be compared, and mark the Pareto sets; none where no cell has a defense."""
-    points = [Point(cell, cell.run.part("utility").get("uar"), *pair(cell.run)) for cell in sweep.distinct]
+    points = [Point(cell, cell.run.useful[1], *pair(cell.run)) for cell in sweep.distinct]
     if not any(point.defense or (point.static and point.static is not point.adaptive) for point in points):
         return []
     gathered: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
@@ -112,7 +115,13 @@ def groups(sweep: Sweep) -> list[Group]:
         rest = {k: v for k, v in point.cell.settings.items() if k.split(".")[0] != "defense"}
         gathered.setdefault((point.cell.run.metric, tuple(in_words(rest))), []).append(point)
     return [
-        Group(metric, mine[0].cell.run.guessing, settings, tuple(_marked(mine, mine[0].cell.run.guessing)))
+        Group(
+            metric,
+            mine[0].cell.run.guessing,
+            settings,
+            tuple(_marked(mine, mine[0].cell.run.guessing)),
+            mine[0].cell.run.useful[0],
+        )
         for (metric, settings), mine in gathered.items()
     ]
 
@@ -135,7 +144,8 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
         figure = None
         if drawable:
             told = "; ".join(f"{_named(point)}: {words.number(point.utility)}, {_both(point)}" for point in drawable)
-            label = f"{name} per speaker over the task's UAR, of an attacker that knows the defense and of one that "
+            who = "of an attacker that knows the defense and of one that "
+            label = f"{name} per speaker over the task's {group.utility}, {who}"
             figure = figures.tradeoff(
                 f"tradeoff-{number}",
                 [_series(drawable, "adaptive"), _series(drawable, "static")],
@@ -144,8 +154,9 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
                 group.guessing,
                 f"{label}does not. {told}.",
                 signed=group.metric in SIGNED,
+                utility=group.utility,
             )
-        shown.append({"title": title, "metric": name, "figure": figure, "rows": rows})
+        shown.append({"title": title, "metric": name, "utility": group.utility, "figure": figure, "rows": rows})
     confidence = next((p.adaptive.confidence for g in found for p in g.points if p.adaptive), None)
     return {"groups": shown, "notes": notes, "confidence": confidence}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.attacks.question import SPEAKER
-from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load, parse_value
+from fl_privacy.config import AnyFile, ConfigError, SimulationFile, SweepSettings, load_any, parse_value
 from fl_privacy.report.swept import plain, short_names
 
 
@@ -25,7 +25,7 @@ class Cell:
         Which of the sweep's grids, from 0.
     settings : mapping
         The keys that this grid varies, and their values.
-    files : tuple of SimulationFile
+    files : tuple of AnyFile
         One a seed.
     folder : Path
         Where its seeds' run folders and its merged result lie; one for all cells of the same files.
@@ -33,10 +33,10 @@ class Cell:
 
     grid: int
     settings: Mapping[str, Any]
-    files: tuple[SimulationFile, ...]
+    files: tuple[AnyFile, ...]
     folder: Path
 
-    def run_folder(self, file: SimulationFile) -> Path:
+    def run_folder(self, file: AnyFile) -> Path:
         """Return the run folder of one seed."""
         return self.folder / f"seed-{file.simulation.seed}"
 
@@ -49,7 +49,7 @@ def cells_of(
     Parameters
     ----------
     source : str, Path or mapping
-        As for `fl_privacy.config.load`. A cell's own file has no ``[sweep]``.
+        As for `fl_privacy.config.load_any`. A cell's own file has no ``[sweep]``.
     settings : sequence of str
         Changes for all cells.
     sweep : SweepSettings
@@ -66,9 +66,9 @@ def cells_of(
     for number, (texts, count) in enumerate(sweep.grids):
         for chosen in _points(texts):
             changed: list[str | tuple[str, Any]] = [*settings, *chosen.items(), ("sweep", None)]
-            first = load(source, changed).simulation.seed
+            first = load_any(source, changed).simulation.seed
             seeds = range(first, first + count)
-            files = tuple(load(source, [*changed, ("simulation.seed", seed)]) for seed in seeds)
+            files = tuple(load_any(source, [*changed, ("simulation.seed", seed)]) for seed in seeds)
             _check_candidates(files)
             same = json.dumps([file.resolved() for file in files], sort_keys=True)
             found.append((number, chosen, files, same))
@@ -80,9 +80,10 @@ def cells_of(
     return [Cell(number, chosen, files, root / names[same]) for number, chosen, files, same in found]
 
 
-def _check_candidates(files: Sequence[SimulationFile]) -> None:
+def _check_candidates(given: Sequence[AnyFile]) -> None:
     """Refuse seeds that cannot be merged: who is held out is no candidate, and another seed holds out others."""
-    if files[0].private.attribute != SPEAKER:
+    files = [file for file in given if isinstance(file, SimulationFile) and file.private.attribute == SPEAKER]
+    if not files:
         return
     folds = {f.simulation.seed % f.federation.folds if f.federation.fold is None else f.federation.fold for f in files}
     if len(folds) > 1:

@@ -10,8 +10,9 @@ from typing import Any
 
 from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.queries import Budget
+from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import SpeakerMembershipFile, Speech
+from fl_privacy.config import ConfigError, SpeakerMembershipFile, Speech
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
@@ -21,9 +22,14 @@ from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.speaker_membership import SpeakerMembership, attack_in_swapped_roles
 from fl_privacy.sims.speaker_recognisers import Source
+from fl_privacy.sims.speaker_result import SpeakerMembershipResult
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.speaker import SpeakerTraining
+from fl_privacy.training.speaker_private import NAME, SpeakerDP
 from fl_privacy.updates import ThreatModel
+
+EVIDENCE = "evidence.npz"
+"""In the stage ``audit``: what several seeds are merged from."""
 
 _SEEN = {"white-box": "the embeddings of the voices that it sends", "scores": "similarities of two voices alone"}
 
@@ -46,13 +52,16 @@ class SpeakerMembershipRecipe:
     """
 
     def __init__(self, file: SpeakerMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
+        if file.sweep is not None:
+            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
         self.file = file
         self._progress: Progress = progress or (lambda what, done, total: None)
         target, protocol, audit = file.target, file.protocol, file.audit
         own = target.model is not None
+        dp = next((SpeakerDP(**defense.model_dump(exclude={"name"})) for defense in file.defense), None)
         shadow = None if file.shadow is None else SpeakerTraining(**file.shadow.model_dump())
         # Of a model of one's own the attacker knows the shadows' training alone.
-        training = (shadow or SpeakerTraining()) if own else SpeakerTraining(**target.training)
+        training = (shadow or SpeakerTraining()) if own else SpeakerTraining(**target.training, dp=dp)
         speech = file.auxiliary if own else file.private
         assert speech is not None
         for chosen in (training, shadow or training):
@@ -78,6 +87,7 @@ class SpeakerMembershipRecipe:
             workers,
             speech.options,
             tuple(Budget(**budget.model_dump()) for budget in protocol.budgets),
+            protocol.static,
         )
 
     @property
@@ -86,6 +96,8 @@ class SpeakerMembershipRecipe:
         file, settings = self.file, self.settings
         trained = f"{settings.training.encoder if settings.shadow is None else settings.shadow.encoder} recognisers"
         how = "" if file.target.model is None and settings.shadow is None else ", which may be unlike the target"
+        if settings.training.dp is not None:
+            how += f", with the same {NAME}"
         return ThreatModel(
             attacker="a user of the recogniser",
             observes=_SEEN[settings.access],
@@ -103,15 +115,21 @@ class SpeakerMembershipRecipe:
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:
         found = attack_in_swapped_roles(folder, self.settings, self._told())
+        found.save(path / EVIDENCE)
+        self.write_swapped(path, folder.path, found)
+
+    def write_swapped(self, path: Path, out: Path, found: SpeakerMembershipResult, **parts: Any) -> None:
+        """Write the result of one run, or of several seeds merged, into a folder; a table into `path`."""
         assert self.file.private is not None
         corpora = {"private": [facts_of(self.file.private, dict(found.excluded))], "auxiliary": []}
-        parts = {
+        parts |= {
             "utility": {"task": "Verification by voices that no recogniser was trained on", **found.utility},
             "queries": found.queries,
             "corpora": corpora,
+            "privacy": [promise.to_dict() for promise in found.privacy],
             "table": found.table(),
         }
-        self._write(path, folder, found.claims(), found.controls(), found.scores_csv(), parts)
+        self._write(path, out, found.claims(), found.controls(), found.scores_csv(), parts)
 
     def _own(self, path: Path, folder: RunFolder) -> None:
         from fl_privacy.attacks.files import scores_csv
@@ -140,15 +158,14 @@ class SpeakerMembershipRecipe:
             "table": found.evaluation.table(),
         }
         evaluation = found.evaluation
-        self._write(path, folder, evaluation.claims, evaluation.controls, scores_csv(evaluation), parts)
+        save_evidence(evaluation, path / EVIDENCE)
+        self._write(path, folder.path, evaluation.claims, evaluation.controls, scores_csv(evaluation), parts)
 
-    def _write(
-        self, path: Path, folder: RunFolder, claims: Any, controls: Any, scores: str, parts: dict[str, Any]
-    ) -> None:
+    def _write(self, path: Path, out: Path, claims: Any, controls: Any, scores: str, parts: dict[str, Any]) -> None:
         write_atomically(path / "table.txt", parts["table"] + "\n")
         model = self.threat_model
         write_result(
-            folder.path,
+            out,
             claims,
             controls,
             scores,
@@ -159,7 +176,7 @@ class SpeakerMembershipRecipe:
 
     def _told(self) -> Callable[[int, int], None]:
         settings = self.settings
-        kinds = [settings.training] + ([] if settings.shadow is None else [settings.shadow])
+        kinds = {settings.training, *settings.shadow_kinds.values()}
         each = 4 if self.file.target.model is None else 2
         total, done = each * settings.pairs * sum(training.steps for training in kinds), 0
 

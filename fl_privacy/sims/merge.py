@@ -14,12 +14,13 @@ from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim, Privacy
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import main_claims
-from fl_privacy.config import SimulationFile
+from fl_privacy.config import AnyFile, SpeakerMembershipFile
 from fl_privacy.report import write_report
 from fl_privacy.sims.canaries import with_canaries
+from fl_privacy.sims.speaker_merge import merge_membership
 
 
-def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence[Path]) -> None:
+def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path]) -> None:
     """Write the merged result of several seeds: result.json, scores.csv and a report.
 
     A speaker's scores are standardised within each run and averaged over the runs it took part in
@@ -30,7 +31,7 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
     ----------
     folder : Path
         Where the merged result goes.
-    files : sequence of SimulationFile
+    files : sequence of AnyFile
         The simulations, the same but for their seeds.
     folders : sequence of Path
         Their run folders, finished.
@@ -39,6 +40,10 @@ def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence
         for name in ("result.json", "scores.csv"):
             write_atomically(folder / name, (folders[0] / name).read_bytes().decode("utf-8"))
         write_report(folder)
+        return
+    speakers = [file for file in files if isinstance(file, SpeakerMembershipFile)]
+    if speakers:
+        merge_membership(folder, speakers, folders)
         return
     results = [read_result(run / "result.json") for run in folders]
     first = next(c for c in main_claims(map(Claim.from_dict, results[0]["claims"])) if c.primary)

@@ -11,20 +11,22 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.attacks.conclude import Evaluation, conclude
-from fl_privacy.attacks.membership.evidence import Features, attack_targets, default_attacks
+from fl_privacy.attacks.membership.evidence import Features, TaughtAttack, calibrated, default_attacks
 from fl_privacy.attacks.membership.protocol import Recogniser, SwapDesign, Voices, chunks, one_sided_design
-from fl_privacy.audit import Audit
+from fl_privacy.attacks.membership.queries import Budget
+from fl_privacy.audit import Audit, Claim
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.corpora import AudioError
 from fl_privacy.errors import UserError
 from fl_privacy.models.encoder import SpeakerEncoder, load_encoder
-from fl_privacy.sims.speaker_membership import SpeakerMembership, as_seen, looked_at, usable_voices
+from fl_privacy.sims.speaker_membership import SpeakerMembership
 from fl_privacy.sims.speaker_recognisers import (
     MEAN_LOG_MEL,
     RANDOM,
@@ -35,13 +37,14 @@ from fl_privacy.sims.speaker_recognisers import (
     read_embeddings,
     write_embeddings,
 )
+from fl_privacy.sims.speaker_result import budget_conditions
+from fl_privacy.sims.speaker_voices import as_seen, looked_at, unusable, usable_voices
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.verification import verification_eer
 
 Floats = NDArray[np.float64]
 
 _AUXILIARY = "auxiliary/"
-_FEWEST_REFERENCES = 3
 
 
 @dataclass(frozen=True)
@@ -112,12 +115,15 @@ def attack_own_recogniser(
     given, left_out = _candidates(own, settings)
     mine = {(side.corpus, side.root, side.options) for side in (own.members, own.nonmembers)}
     speech = auxiliary.load()
-    voices, excluded = usable_voices(speech, settings.seed, _AUXILIARY)
-    left_out[_AUXILIARY] = dict(excluded)
     if (auxiliary.corpus, auxiliary.root, auxiliary.options) in mine:
         raise UserError("auxiliary: the same recordings as members or nonmembers; the attacker owns other people's")
+    bad = unusable(folder, speech, _AUXILIARY)
+    voices, excluded = usable_voices(speech, settings.seed, _AUXILIARY, bad)
+    left_out[_AUXILIARY] = bad | dict(excluded)
     drawn = one_sided_design((), (), tuple(voices), settings.imposters, settings.pairs, settings.seed)
     asked = {name: voices[name].all for name in drawn.imposters}
+    for budget in settings.budgets:
+        budget.of(asked)  # refused before anything is trained
     sources = (own.members, own.nonmembers, auxiliary)
 
     def ask(path: Path) -> None:
@@ -149,8 +155,8 @@ def attack_own_recogniser(
     held = folder.stage("recognisers", train, go_on="started")
     shadows = [as_seen(read_embeddings(_file(held, n)), settings.access) for n in range(1, len(design.recognisers))]
     inputs, untrained = (read_embeddings(_file(held, len(design.recognisers) + n)) for n in range(2))
-    rows = [_rows(settings, design, known, heard, [target, *shadows], inputs, r) for r in settings.ratios]
-    evaluation = _concluded(own, settings, design, rows, heard, inputs, untrained)
+    world = _World(settings, design, known, heard, (target, *shadows), inputs)
+    evaluation = _concluded(own, world, untrained)
     utility = {
         f"eer_{kind}": _eer(target, {name: heard[name] for name in names})
         for kind, names in zip(("members", "nonmembers"), sides, strict=True)
@@ -272,72 +278,113 @@ def _file(folder: Path, number: int) -> Path:
     return folder / f"recogniser-{number:02d}.npz"
 
 
-def _rows(
-    settings: SpeakerMembership,
-    design: SwapDesign,
-    voices: Mapping[str, Voices],
-    heard: Mapping[str, Sequence[str]],
-    tables: Sequence[Embeddings],
-    inputs: Embeddings,
-    r: float,
-) -> Features:
-    """What attacks look at: candidates before every recogniser, the shadows' speakers before the shadows."""
-    people = {
-        name: voices[name].draw(r, settings.voices, np.random.default_rng([settings.seed, 3, number, round(1000 * r)]))
-        for number, name in enumerate(design.speakers(1))
-    }
-    imposters = {
-        name: ids for name in design.imposters if (ids := tuple(id for id in voices[name].all if id in tables[0]))
-    }
-    if not imposters:
-        raise UserError("auxiliary: the recogniser embeds no imposter's voice")
-    return looked_at({**heard, **people}, imposters, tables, inputs, settings.attacks, settings.voices, settings.seed)
+@dataclass(frozen=True)
+class _World:
+    """Who is heard with which voices, before the recogniser in question and the shadows."""
+
+    settings: SpeakerMembership
+    design: SwapDesign
+    voices: Mapping[str, Voices]
+    heard: Mapping[str, Sequence[str]]
+    tables: tuple[Embeddings, ...]
+    inputs: Embeddings
+
+    @property
+    def imposters(self) -> dict[str, tuple[str, ...]]:
+        """Ids of the imposters' voices that the recogniser embeds."""
+        all_of = {name: self.voices[name].all for name in self.design.imposters}
+        found = {name: tuple(id for id in ids if id in self.tables[0]) for name, ids in all_of.items()}
+        if not any(found.values()):
+            raise UserError("auxiliary: the recogniser embeds no imposter's voice")
+        return {name: ids for name, ids in found.items() if ids}
+
+    def rows(self, r: float, budget: Budget | None = None) -> Features:
+        """What attacks look at: candidates before every recogniser, the shadows' speakers before the shadows.
+
+        With a budget, of the primary attack alone.
+        """
+        settings = self.settings
+        count = settings.voices if budget is None else budget.voices
+        people = {
+            name: self.voices[name].draw(r, count, np.random.default_rng([settings.seed, 3, number, round(1000 * r)]))
+            for number, name in enumerate(self.design.speakers(1))
+        }
+        imposters = self.imposters if budget is None else budget.of(self.imposters)
+        asked = {name: ids[:count] for name, ids in self.heard.items()}
+        strangers = {name: ids[:count] for name, ids in imposters.items() if len(ids) > 1}
+        attacks = settings.attacks if budget is None else settings.attacks[:1]
+        everybody = {**asked, **people, **strangers}
+        grouped = budget is not None and budget.grouped
+        return looked_at(everybody, imposters, self.tables, self.inputs, attacks, count, settings.seed, grouped=grouped)
+
+    def scores(
+        self, name: str, rows: Sequence[Features], count: int, design: SwapDesign | None = None, *, foreign: bool = True
+    ) -> Floats:
+        """What an attack says of each candidate, sorted by name; shadows may be unlike the recogniser."""
+        attack, design = default_attacks(count)[name], design or self.design
+        taught = TaughtAttack(attack, design, rows, fpr=self.settings.fpr, targets=[0])
+        return taught.tell(rows[0], foreign=foreign).scores
 
 
-def _concluded(
-    own: OwnRecogniser,
-    settings: SpeakerMembership,
-    design: SwapDesign,
-    rows: Sequence[Features],
-    heard: Mapping[str, Sequence[str]],
-    inputs: Embeddings,
-    untrained: Embeddings,
-) -> Evaluation:
-    attacks = default_attacks(settings.voices)
-    audits = {}
-    for name in settings.attacks:
-        found = attack_targets(attacks[name], design, rows, rows[0], fpr=settings.fpr, targets=[0])
-        audits[name] = _audit(name, found.scores, found.members, found.speakers, settings)
+def _concluded(own: OwnRecogniser, world: _World, untrained: Embeddings) -> Evaluation:
+    settings, design, heard, inputs = world.settings, world.design, world.heard, world.inputs
     names = design.speakers(0)
-    members = np.isin(names, design.recognisers[0].members)
+    speakers, members = np.array(names), np.isin(names, design.recognisers[0].members)
+    rows = [world.rows(r) for r in settings.ratios]
+    audits = {
+        name: _audit(name, world.scores(name, rows, settings.voices), members, speakers, settings)
+        for name in settings.attacks
+    }
     stages = {"random-initialisation": untrained, "mean-log-mel": inputs}
     scores = {name: np.array([_closeness(table, heard[n]) for n in names]) for name, table in stages.items()}
     means = np.stack([np.concatenate([inputs[id] for id in heard[n]]).mean(axis=0) for n in names])
     scores["log-mel-classifier"] = cross_fitted(means, members, settings.seed)
-    if len(design.recognisers) - 2 >= _FEWEST_REFERENCES:
-        # A shadow in the target's place; the other shadows are left to learn from.
-        others = SwapDesign(design.imposters, (design.recognisers[0], *design.recognisers[2:]))
-        before = [[row[1], *row[2:]] for row in rows]
-        primary = attacks[settings.attacks[0]]
-        found = attack_targets(primary, others, before, before[0], fpr=settings.fpr, targets=[0])
-        scores["wrong-target"] = found.scores
-    blinds = {name: _audit(name, found, members, np.array(names), settings) for name, found in scores.items()}
-    return conclude(
+    primary = settings.attacks[0]
+    if settings.pairs - 1 >= (2 if calibrated([primary]) else 1):
+        # A shadow in the target's place. Its twin, trained on everybody that it was not, goes too: without the one, the
+        # other would leave some speakers no reference.
+        others = SwapDesign(design.imposters, (design.recognisers[0], *design.recognisers[3:]))
+        before = [[row[1], *row[3:]] for row in rows]
+        scores["wrong-target"] = world.scores(primary, before, settings.voices, others, foreign=False)
+    blinds = {name: _audit(name, found, members, speakers, settings) for name, found in scores.items()}
+    found = conclude(
         audits,
         blinds,
         {name: np.empty((0, len(names))) for name in audits},
         seed=settings.seed,
-        target=own.model,
-        attribute="membership",
-        protocol="one recogniser",
-        seeds=(settings.seed,),
-        conditions={
+        **context_of(own, settings),
+    )
+    found.claims += [claim for budget in settings.budgets for claim in _with_less(own, world, budget)]
+    return found
+
+
+def _with_less(own: OwnRecogniser, world: _World, budget: Budget) -> list[Claim]:
+    """The primary attack with fewer queries."""
+    settings, names = world.settings, world.design.speakers(0)
+    rows = [world.rows(r, budget) for r in settings.ratios]
+    scores = world.scores(settings.attacks[0], rows, budget.voices)
+    members = np.isin(names, world.design.recognisers[0].members)
+    audit = _audit(settings.attacks[0], scores, members, np.array(names), settings)
+    context = context_of(own, settings)
+    less = budget_conditions(budget, sum(len(ids[: budget.voices]) for ids in world.heard.values()), world.imposters)
+    told = context | {"conditions": {**context["conditions"], **less}}
+    return [claim for claim in audit.claims(**told) if (claim.unit, claim.metric) == ("speaker", "auc")]
+
+
+def context_of(own: OwnRecogniser, settings: SpeakerMembership) -> dict[str, Any]:
+    """Return what every claim says of the run."""
+    return {
+        "target": own.model,
+        "attribute": "membership",
+        "protocol": "one recogniser",
+        "seeds": (settings.seed,),
+        "conditions": {
             "private": own.members.corpus,
             "auxiliary": settings.corpus,
             "voices": settings.voices,
             "access": settings.access,
         },
-    )
+    }
 
 
 def cross_fitted(inputs: Floats, members: NDArray[np.bool_], seed: int, folds: int = 5) -> Floats:

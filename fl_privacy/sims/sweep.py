@@ -16,7 +16,7 @@ from fl_privacy._processes import THREAD_SETTINGS, cores, prepare_worker
 from fl_privacy.attacks.files import aligned, cell
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import TITLES, columns
-from fl_privacy.config import ConfigError, SimulationFile, SweepSettings, load
+from fl_privacy.config import KINDS, AnyFile, ConfigError, SimulationFile, SweepSettings, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.report import epsilon, toml, tradeoff, write_sweep_report
 from fl_privacy.report.run import PERMUTATIONS, Run
@@ -62,7 +62,7 @@ def sweep(
         is started for it here). Its machines need the same package, and the sweep folder, corpora and feature cache at
         the same paths.
     keep_stores : bool
-        Whether runs keep their captured updates: gigabytes, and personal data.
+        Whether federated runs keep their captured updates: gigabytes, and personal data.
     progress : callable, optional
         Called with (what, runs done, runs in all).
 
@@ -75,9 +75,14 @@ def sweep(
     """
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
-    fixed = [*settings, *([] if keep_stores else ["capture.keep=false"])]
-    base = load(source, fixed)
-    chosen = _chosen(base.sweep or SweepSettings(), vary, seeds)
+    fixed = [*settings]
+    base = load_any(source, fixed)
+    if isinstance(base, SimulationFile) and not keep_stores:
+        fixed.append("capture.keep=false")
+        base = load_any(source, fixed)
+    if "sweep" not in type(base).model_fields:
+        raise ConfigError(f"simulations of kind {base.simulation.kind!r} cannot be swept; `fl-privacy run` runs one")
+    chosen = _chosen(getattr(base, "sweep", None) or SweepSettings(), vary, seeds)
     base = base.model_copy(update={"sweep": chosen})
     root = Path(out) if out is not None else default_folder(f"sweep-{Path(str(source)).stem}", base)
     cells = cells_of(source, fixed, chosen, root)
@@ -121,14 +126,14 @@ def table(root: Path) -> str:
     quoted, second = (" / ".join(dict.fromkeys(TITLES[columns(c.run.main)[i]] for c in cells)) for i in (0, 1))
     heads = ("settings", "seeds", quoted, second, f"best blind {quoted}", "over best blind")
     defended = (f"static {quoted}", "epsilon (from below)", "Pareto set") if pareto else ()
-    rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", "SER UAR", *defended)]
+    task = " / ".join(dict.fromkeys("EER members / others" if _errors(c.run) else "SER UAR" for c in cells))
+    rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", task, *defended)]
     for point in cells:
         run = point.run
         best = run.best_blind or "chance"
         control = run.baseline(best, run.metric)
         guessed = "" if run.guessing is None else f"{run.guessing:.3f}"
         p = [run.permuted(run.primary, name) for name in PERMUTATIONS]
-        utility = run.part("utility").get("uar")
         rows.append(
             (
                 " ".join(in_words(point.settings)) or "-",
@@ -141,7 +146,7 @@ def table(root: Path) -> str:
                     "" if c is None or c.p_value is None else f"{c.p_value:.{n}f}"
                     for c, n in zip(p, (3, 4), strict=True)
                 ),
-                "" if utility is None else f"{utility:.3f}",
+                _utility(run),
                 *(() if not pareto else (cell(tradeoff.pair(run)[1]), _epsilons(run), pareto[point.path])),
             )
         )
@@ -153,6 +158,19 @@ def table(root: Path) -> str:
         "the run is a choice.",
     )
     return "\n".join((aligned(rows), *told))
+
+
+def _errors(run: Run) -> tuple[float, float] | None:
+    """Equal error rates of a recogniser, on members and others."""
+    part = run.part("utility")
+    return (part["eer_members"], part["eer_nonmembers"]) if "eer_members" in part else None
+
+
+def _utility(run: Run) -> str:
+    errors, uar = _errors(run), run.part("utility").get("uar")
+    if errors is not None:
+        return f"{errors[0]:.3f} / {errors[1]:.3f}"
+    return "" if uar is None else f"{uar:.3f}"
 
 
 def _epsilons(run: Run) -> str:
@@ -175,7 +193,8 @@ def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None, r
     # The first run of each corpus fills the feature cache for the others: no work is done twice at the same time.
     warmed: set[str] = set()
     for file, _ in jobs:
-        _warm(file, tell, warmed)
+        if isinstance(file, SimulationFile):
+            _warm(file, tell, warmed)
     over = _over_processes(jobs, processes) if ray is None else _over_ray(jobs, ray, processes)
     for number, (folder, outcome) in enumerate(over):
         try:
@@ -189,7 +208,7 @@ Done = Iterator[tuple[Path, Callable[[], None]]]
 """Runs that are over: the folder, and what raises the error that ended it, if one did."""
 
 
-def _over_processes(jobs: Sequence[tuple[SimulationFile, Path]], processes: int) -> Done:
+def _over_processes(jobs: Sequence[tuple[AnyFile, Path]], processes: int) -> Done:
     with ProcessPoolExecutor(
         min(processes, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
     ) as pool:
@@ -202,7 +221,7 @@ def _over_processes(jobs: Sequence[tuple[SimulationFile, Path]], processes: int)
             raise
 
 
-def _over_ray(jobs: Sequence[tuple[SimulationFile, Path]], address: str, processes: int) -> Done:
+def _over_ray(jobs: Sequence[tuple[AnyFile, Path]], address: str, processes: int) -> Done:
     import ray
 
     one_thread = dict.fromkeys(THREAD_SETTINGS, "1")
@@ -265,4 +284,4 @@ def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:
 
 
 def _run_one(settings: dict[str, Any], folder: str) -> None:
-    run_file(SimulationFile.model_validate(settings), Path(folder))
+    run_file(KINDS[settings["simulation"]["kind"]].model_validate(settings), Path(folder))

@@ -15,6 +15,7 @@ from fl_privacy._randomness import own_randomness
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import WaveEncoder, make_encoder
 from fl_privacy.models.speaker_losses import make_loss
+from fl_privacy.training.speaker_private import SpeakerDP, check_loss, made_private, train_by_voices
 
 Waves = Sequence[NDArray[np.float32]]
 
@@ -41,11 +42,14 @@ class SpeakerTraining:
         Highest of Adam's one-cycle schedule.
     clip : float
         Norm that gradients are cut to; 0: they are not.
+    dp : SpeakerDP or None
+        Private training, voice by voice: its batches are Poisson samples of voices, and `speakers_per_batch`,
+        `crops_per_speaker` and `clip` are of no account.
 
     Raises
     ------
     UserError
-        For numbers that are not positive.
+        For numbers that are not positive, or a loss that cannot be private where it is to be.
     """
 
     encoder: str = "x-vector"
@@ -56,6 +60,7 @@ class SpeakerTraining:
     crop_frames: int = 80
     learning_rate: float = 2e-3
     clip: float = 3.0
+    dp: SpeakerDP | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "speakers_per_batch", "crops_per_speaker", "crop_frames", "learning_rate"):
@@ -63,6 +68,8 @@ class SpeakerTraining:
                 raise UserError(f"speaker training: {name} must be positive, not {getattr(self, name)}")
         if self.clip < 0:
             raise UserError(f"speaker training: clip must not be negative, not {self.clip}")
+        if self.dp is not None:
+            check_loss(self.loss)
 
 
 class Crops:
@@ -87,7 +94,13 @@ class Crops:
         self._starts = np.cumsum(sizes) - sizes
         self._spare = sizes - length + 1
         codes = np.array([number[name] for name in speakers])
+        self._codes = codes
         self._voices = [np.flatnonzero(codes == code) for code in range(len(self.names))]
+
+    @property
+    def voices(self) -> int:
+        """How many voices there are."""
+        return len(self._codes)
 
     def draw(self, speakers: int, crops: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw crops of each of several speakers.
@@ -101,10 +114,20 @@ class Crops:
         there = len(self.names)
         chosen = np.resize(rng.permutation(there), speakers) if speakers > there else rng.permutation(there)[:speakers]
         codes = np.repeat(chosen, crops)
-        voices = np.array([rng.choice(self._voices[code]) for code in codes])
+        return self.cut(np.array([rng.choice(self._voices[code]) for code in codes]), rng)
+
+    def cut(self, voices: NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Cut a crop out of each of some voices (n,), given by number.
+
+        Returns
+        -------
+        Tensor, (n, length, mels)
+        Tensor, (n,)
+            Numbers of the speakers.
+        """
         starts = self._starts[voices] + rng.integers(self._spare[voices])
         rows = torch.from_numpy(starts[:, None] + np.arange(self.length))
-        return self._frames[rows], torch.from_numpy(codes)
+        return self._frames[rows], torch.from_numpy(self._codes[voices])
 
 
 def train_speaker_encoder(
@@ -144,6 +167,8 @@ def train_speaker_encoder(
         raise UserError("A speaker encoder is trained on two speakers at least.")
     with one_thread(), own_randomness("speaker encoder", seed):
         model = make_encoder(settings.encoder)
+        if settings.dp is not None:
+            model = made_private(model)
         crops = Crops(frames_of(model, waves), speakers, settings.crop_frames)
         loss = make_loss(settings.loss, int(model.network.dimension), len(crops.names))  # type: ignore[arg-type]
         parameters = [*model.parameters(), *loss.parameters()]
@@ -151,18 +176,20 @@ def train_speaker_encoder(
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.learning_rate, total_steps=settings.steps)
         rng = np.random.default_rng([seed, 1])
         model.train()
-        for step in range(settings.steps):
-            frames, codes = crops.draw(settings.speakers_per_batch, settings.crops_per_speaker, rng)
-            optimiser.zero_grad()
-            value = loss(model.network(frames), codes)
-            value.backward()
-            if settings.clip:
-                nn.utils.clip_grad_norm_(parameters, settings.clip)
-            optimiser.step()
-            schedule.step()
-            if told is not None:
-                told(step + 1)
-        if not torch.isfinite(value):
+        if settings.dp is not None:
+            train_by_voices(model, loss, crops, settings.dp, settings.steps, optimiser, schedule, rng, told)
+        else:
+            for step in range(settings.steps):
+                frames, codes = crops.draw(settings.speakers_per_batch, settings.crops_per_speaker, rng)
+                optimiser.zero_grad()
+                loss(model.network(frames), codes).backward()
+                if settings.clip:
+                    nn.utils.clip_grad_norm_(parameters, settings.clip)
+                optimiser.step()
+                schedule.step()
+                if told is not None:
+                    told(step + 1)
+        if not all(torch.isfinite(p).all() for p in parameters):
             raise UserError(f"training the {settings.encoder} encoder diverged; lower learning_rate")
     return model.eval()
 

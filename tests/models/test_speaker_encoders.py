@@ -79,7 +79,7 @@ def test_aam_softmax_adds_a_margin_to_the_own_angle():
     for embedding, own in zip(x, y, strict=True):
         logits = []
         for k in range(3):
-            cosine = float(functional.cosine_similarity(embedding, loss.weight[k], dim=0).detach())
+            cosine = float(functional.cosine_similarity(embedding, loss.cosines.weight[k], dim=0).detach())
             logits.append(30 * (math.cos(math.acos(cosine) + 0.2) if k == own else cosine))
         expected.append(math.log(sum(math.exp(v - logits[own]) for v in logits)))
     assert float(loss(x, y)) == pytest.approx(np.mean(expected), rel=1e-4)

@@ -10,12 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from sklearn.metrics import roc_auc_score
 
 from fl_privacy import cli
+from fl_privacy.audit import Privacy
+from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
+from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.own_recogniser import cross_fitted
 from fl_privacy.sims.run import run
+from fl_privacy.sims.sweep import sweep
+from fl_privacy.sims.sweep import table as sweep_table
 from fl_privacy.training.speaker import SpeakerTraining
 
 QUICK = {"steps": 4, "speakers_per_batch": 3, "crops_per_speaker": 2, "crop_frames": 20}
@@ -121,12 +127,12 @@ def test_recognisers_of_a_file_are_trained_attacked_and_reported(speech, tmp_pat
         assert told in report
     for absent in ("No reply failed", 'diagram" viewBox', 'id="rounds"', 'id="scores"'):
         assert absent not in report
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("recogniser-*.npz")}
     (folder / "result.json").unlink()
     (folder / "report.html").unlink()
     run(swapped(speech), ["audit.confidence=0.9"], out=folder)
     assert json.loads((folder / "result.json").read_text()) == result
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == before, "nothing is trained again"
+    assert {path: path.stat().st_mtime_ns for path in before} == before, "nothing is trained again"
 
 
 def test_a_recogniser_of_ones_own_is_judged_against_baselines_that_never_ask_it(speech, tmp_path: Path):
@@ -256,3 +262,157 @@ def test_the_command(speech, tmp_path: Path, monkeypatch, capsys):
     assert printed[0].startswith("The attacker is a user of the recogniser")
     assert any(line.startswith("1     pair.mean") for line in printed)
     assert printed[-1] == str(out)
+
+
+# Private training, sweeps and merged seeds.
+
+
+def auc_of(folder: Path, attack: str) -> float:
+    """The mean over targets of the AUC within one, from the scores alone."""
+    by_target: dict[str, list[tuple[bool, float]]] = {}
+    with (folder / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            if row["attack"] == attack:
+                by_target.setdefault(row["target"], []).append((row["label"] == "member", float(row["score"])))
+    return float(np.mean([roc_auc_score(*zip(*rows, strict=True)) for rows in by_target.values()]))
+
+
+@pytest.fixture(scope="module")
+def swept(speech, tmp_path_factory) -> Path:
+    file = swapped(speech) | {"attack": [{"name": "pair.mean"}]}
+    file["target"] = {"steps": 3, "crop_frames": 20}
+    file["protocol"] = {"imposters": 4, "swaps": 1, "voices": 3, "ratios": [1.0]}
+    vary = ['defense=[],[{name="dp-sgd",target_epsilon=50.0,batch_size=6},{name="dp-sgd",target_epsilon=5.0}]']
+    with pytest.raises(ConfigError, match="defense"):
+        sweep(file, vary, out=tmp_path_factory.mktemp("two"))
+    return sweep(
+        file,
+        ['defense=[],[{name="dp-sgd",target_epsilon=50.0,batch_size=6}]'],
+        seeds=2,
+        out=tmp_path_factory.mktemp("sweeps") / "s",
+        processes=1,
+    )
+
+
+def test_seeds_are_merged_target_by_target(swept: Path):
+    cell = swept / "none"
+    result = json.loads((cell / "result.json").read_text())
+    head = next(c for c in result["claims"] if c["primary"] and c["metric"] == "auc")
+    single = [auc_of(cell / f"seed-{seed}", "pair.mean") for seed in (1, 2)]
+    assert head["value"] == pytest.approx(np.mean(single))
+    assert head["value"] == pytest.approx(auc_of(cell, "pair.mean"))
+    assert (head["seeds"], head["defense"]) == ([1, 2], None)
+    with (cell / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len({row["target"] for row in rows}) == 2 * 4
+    assert head["n_speakers"] == len({row["speaker"] for row in rows})
+    permuted = next(c for c in result["controls"] if c["control"] == "permuted-private-labels")
+    assert permuted["n_permutations"] == 30 and permuted["low"] < 0.5 < permuted["high"]
+    assert (cell / "report.html").is_file()
+
+
+def test_a_defended_run_says_what_it_promises_to_whom(swept: Path):
+    cell = next(path for path in swept.iterdir() if "dp-sgd" in path.name)
+    result = json.loads((cell / "seed-1" / "result.json").read_text())
+    voice, speaker = (Privacy.from_dict(row) for row in result["privacy"])
+    assert voice.unit == "utterance" and 49.0 < voice.epsilon_accountant <= 50.0
+    # Three of a speaker's six voices are trained on.
+    assert speaker.unit == "speaker" and speaker.conditions == {"voices_of_a_speaker": 3}
+    assert speaker.epsilon_accountant > voice.epsilon_accountant
+    told = {(c["attack"], c["attacker"], c["defense"]) for c in result["claims"]}
+    assert told == {("pair.mean", "adaptive", "dp-sgd"), ("pair.mean:static", "static", "dp-sgd")}
+    auc = {c["attack"]: c["value"] for c in result["claims"] if c["metric"] == "auc"}
+    assert auc["pair.mean"] == auc["pair.mean:static"], "one feature ranks alike, whoever fitted its scale"
+    merged = json.loads((cell / "result.json").read_text())
+    assert [row["unit"] for row in merged["privacy"]] == ["utterance", "speaker"]
+    report = (cell / "report.html").read_text()
+    for text in ("all of them there or none", "single recording", "over all steps of training"):
+        assert text in report
+
+
+def test_the_sweeps_table_holds_errors_and_both_attackers(swept: Path):
+    head, first, second, *_ = sweep_table(swept).splitlines()
+    for text in ("EER members / others", "static AUC", "epsilon (from below)"):
+        assert text in head
+    assert "utterance" in second and "utterance" not in first
+    assert "1 \N{MINUS SIGN} EER of the task" in (swept / "report.html").read_text()
+    settings = json.loads((swept / "none" / "result.json").read_text())["simulation"]
+    again = load_any(settings)
+    assert again.resolved() == settings
+
+
+def test_seeds_of_ones_own_recogniser_are_merged_by_speaker(speech, tmp_path: Path):
+    file = own(speech) | {"attack": [{"name": "pair.mean"}]}
+    file["shadow"], file["protocol"]["swaps"] = QUICK, 1
+    folder = sweep(file, [], seeds=2, out=tmp_path / "s", processes=1)
+    result = json.loads((folder / "all" / "result.json").read_text())
+    head = next(c for c in result["claims"] if c["primary"] and c["metric"] == "auc" and c["unit"] == "speaker")
+    assert head["value"] == 1.0 and head["seeds"] == [1, 2] and head["n_speakers"] == 13
+    assert "mean-log-mel" in {c["control"] for c in result["controls"]}
+
+
+def test_fewer_queries_to_a_recogniser_of_ones_own(speech, tmp_path: Path):
+    file = own(speech)
+    file["protocol"] = {**file["protocol"], "budgets": [{"voices": 2, "imposters": 2, "imposter_voices": 3}]}
+    folder = run(file, out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    less = [c for c in result["claims"] if "queries" in c["conditions"]]
+    # 6 members (one of whose six voices the recogniser does not embed) and 7 others, two voices of each.
+    assert [c["conditions"]["queries"] for c in less] == [13 * 2 + 2 * 3]
+    assert less[0]["value"] == 1.0 and less[0]["attack"] == "pair.mean"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["target.clip=1.0", 'defense=[{name="dp-sgd",noise_multiplier=1.0}]'],
+            "target.speakers_per_batch: dp-sgd has",
+        ),
+        (["protocol.static=false"], "protocol.static: for a run with a defense"),
+        (['defense=[{name="dp-sgd"}]'], "give either noise_multiplier or target_epsilon"),
+        (['defense=[{name="magic"}]'], "defense.0.name"),
+    ],
+)
+def test_settings_that_would_be_idle_are_refused(speech, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_any(swapped(speech), settings)
+
+
+def test_ones_own_recogniser_has_no_permutations_to_choose_and_no_defense(speech):
+    for setting, message in (
+        ("audit.permutations=9", "audit.permutations: of roles that are swapped"),
+        ('defense=[{name="dp-sgd",noise_multiplier=1.0}]', "this one is trained already"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_any(own(speech), [setting])
+    assert "permutations" not in load_any(own(speech)).resolved()["audit"]
+
+
+def test_a_loss_that_cannot_be_private_is_refused_before_training(speech, tmp_path: Path):
+    file = swapped(speech) | {"target": {"encoder": "lstm", "loss": "ge2e"}}
+    with pytest.raises(UserError, match="'ge2e' cannot be private"):
+        run(file, ['defense=[{name="dp-sgd",noise_multiplier=1.0}]'], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("epsilon", [3.0, float("inf")])
+def test_a_defended_file_is_read_again_from_its_result(speech, epsilon):
+    """As a sweep's processes and a report's settings do; JSON has no infinity but a word for it."""
+    file = swapped(speech) | {"target": {"steps": 4, "crop_frames": 20}}
+    file["shadow"] = {"encoder": "ecapa"}
+    file["defense"] = [{"name": "dp-sgd", "target_epsilon": epsilon}]
+    held = load_any(file).resolved()
+    assert "clip" not in held["target"] and "clip" not in held["shadow"] and held["protocol"]["static"] is True
+    again = load_any(json.loads(json.dumps(jsonable(held))))
+    assert again.resolved() == held
+    kinds = SpeakerMembershipRecipe(again).settings.shadow_kinds
+    assert {end: (kind.encoder, kind.dp is not None) for end, kind in kinds.items()} == {
+        "": ("ecapa", True),
+        ":static": ("ecapa", False),
+    }
+
+
+def test_a_file_of_many_runs_is_not_one_run(speech):
+    with pytest.raises(ConfigError, match="which `fl-privacy sweep` does"):
+        SpeakerMembershipRecipe(load_any("speaker-membership-dp"))

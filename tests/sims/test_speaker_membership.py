@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,10 +60,11 @@ def test_a_run_from_speech_to_claims(speech, tmp_path: Path):
     audit = result.audits["pair.mean", 1.0]
     assert (len(audit.scores), audit.n_speakers, len(audit.by_target())) == (8 * 6, 12, 8)
     assert dict(result.excluded) == {
+        "p03/v0.wav": "silence",
         "p14": "2 voices; two of each half are needed",
         "p15": "1 voices; two of each half are needed",
     }
-    assert result.queries == 2 * 6 + 6 * 3
+    assert result.queries == 6 + 5 + 6 * 3, "the silent voice is an imposter's"
     assert 0 <= result.utility["eer_members"] <= 1
 
     written = json.loads((tmp_path / "run" / "attacks" / "result.json").read_text())
@@ -158,6 +160,7 @@ def test_chunks_count_as_voices(speech, tmp_path: Path):
         ({"access": "scores", "attacks": ("norms",)}, "'norms' looks at embeddings"),
         ({"budgets": (Budget(4, 1, 1),)}, "more than the 3 voices"),
         ({"access": "label"}, 'give "white-box" .embeddings. or "scores"'),
+        ({"pairs": 1}, "'pair.mean likelihood ratio' is calibrated by references.*swaps = 2 at least"),
         ({"permutations": 0}, "permutations = 0 must be positive"),
         ({"fpr": 0.0}, "fpr = 0.0 must lie strictly between"),
     ],
@@ -170,3 +173,16 @@ def test_settings_are_checked(speech, changes, message):
 def test_too_few_people(speech, tmp_path: Path):
     with pytest.raises(UserError, match="14 speakers, 9 of them imposters: too few"):
         run_speaker_membership(quick(speech, imposters=9), tmp_path / "run")
+
+
+def test_a_file_that_cannot_be_decoded_is_left_out_with_the_reason(speech, tmp_path: Path):
+    root = tmp_path / "speech"
+    shutil.copytree(speech, root)
+    soundfile.write(str(root / "p05" / "v1.wav"), np.full(4800, np.nan), 16_000, subtype="FLOAT")
+    result = run_speaker_membership(quick(root, attacks=("pair.mean",), pairs=1, ratios=(1.0,)), tmp_path / "run")
+    reasons = dict(result.excluded)
+    assert reasons["p03/v0.wav"] == "silence"
+    assert reasons["p05/v1.wav"] == "holds samples that are not finite numbers"
+    with np.load(tmp_path / "run" / "recognisers" / "recogniser-00.npz") as held:
+        ids = set(held["ids"].tolist())
+    assert "p05/v1.wav" not in ids and "p05/v2.wav" in ids

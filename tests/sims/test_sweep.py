@@ -14,9 +14,9 @@ from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import ConfigError, load, load_any, presets
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_sweep_report
-from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.grid import cells_of
 from fl_privacy.sims.merge import merge_seeds
+from fl_privacy.sims.run import recipe_of
 from fl_privacy.sims.run import run as run_simulation
 from fl_privacy.sims.sweep import sweep, table
 from tests.sims.test_run import SMALL
@@ -290,9 +290,9 @@ def test_a_sweep_is_not_one_run(tmp_path: Path) -> None:
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize("name", [n for n in presets() if load_any(n).simulation.kind == "federated-ser"])
+@pytest.mark.parametrize("name", sorted(presets()))
 def test_presets_that_are_sweeps_name_cells_that_can_be(name: str, tmp_path: Path) -> None:
-    own = load(name).sweep
+    own = getattr(load_any(name), "sweep", None)
     for cell in cells_of(name, [], own, tmp_path) if own else ():
         for file in cell.files:
-            FederatedSER(file)
+            recipe_of(file)

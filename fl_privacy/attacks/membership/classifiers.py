@@ -30,10 +30,20 @@ class MembershipClassifier(Protocol):
 class OneFeature:
     """A single feature, moved and scaled to log-odds: what every classifier has to beat.
 
+    Which way it points is part of the attack and not learned: of a few badly trained shadows, whose members lie no
+    closer than others, a regression may as well learn that members lie farther apart. Where it does, the feature is
+    standardised and stands for itself.
+
     Parameters
     ----------
     column : int
-        Which; by default that of ``pair.mean``, the "basic" attack of Tseng, Kao and Lee (arXiv 2111.05113).
+        Which; by default that of ``pair.mean``, the "basic" attack of Tseng, Kao and Lee (arXiv 2111.05113). Higher
+        for members.
+
+    Attributes
+    ----------
+    turned_ : bool
+        Whether the shadows spoke against the direction.
     """
 
     def __init__(self, column: int = FEATURES.index("pair.mean")) -> None:
@@ -42,12 +52,20 @@ class OneFeature:
     def fit(self, features: ArrayLike, members: ArrayLike, speakers: ArrayLike) -> Self:
         """Fit a logistic regression of the one feature; see `MembershipClassifier`."""
         table, truth = _checked(features, members)
-        self.inner_ = Logistic(C=1e6).fit(table[:, [self.column]], truth, speakers)
+        mine = table[:, [self.column]]
+        inner = Logistic(C=1e6).fit(mine, truth, speakers)
+        at = np.array([[0.0], [1.0]])
+        low, high = inner.decision_function(at)
+        self.turned_ = bool(high <= low)
+        self.slope_, self.offset_ = float(high - low), float(low)
+        if self.turned_:
+            self.slope_ = 1.0 / (float(mine.std()) or 1.0)
+            self.offset_ = -self.slope_ * float(mine.mean())
         return self
 
     def decision_function(self, features: ArrayLike) -> Floats:
         """Log-odds (n,)."""
-        return self.inner_.decision_function(np.asarray(features)[:, [self.column]])
+        return np.asarray(self.offset_ + self.slope_ * np.asarray(features, dtype=np.float64)[:, self.column])
 
 
 class Logistic:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,8 @@ Features = Sequence[Mapping[str, Floats]]
 
 WHITE_BOX = frozenset({"norms"})
 """Attacks that similarities alone do not serve."""
+
+_FEWEST_IMPOSTERS = 3
 
 INPUTS = ("features", "calibrated", "residual")
 """What a classifier may learn on: features as they are, over references' spread, or `pair.mean` less what references
@@ -82,6 +85,93 @@ class Evidence:
     thresholds: Floats
 
 
+class TaughtAttack:
+    """An attack, fitted on shadow recognisers once, that is then asked about targets as often as one likes.
+
+    Parameters
+    ----------
+    attack : MembershipAttack
+        Its classifier is copied, not fitted.
+    design : SwapDesign
+        Says which recognisers are whose shadows; they are the target's references too, none of which knows any of its
+        candidates.
+    training : sequence of Features
+        What the attack learns on, before the shadow recognisers: the features at one or several mixing ratios
+        ("mixing-ratio training").
+    fpr : float
+        Wished false positive rate of the thresholds.
+    targets : sequence of int, optional
+        Numbers of the recognisers that are attacked; by default all.
+    """
+
+    def __init__(
+        self,
+        attack: MembershipAttack,
+        design: SwapDesign,
+        training: Sequence[Features],
+        *,
+        fpr: float,
+        targets: Sequence[int] | None = None,
+    ) -> None:
+        self._attack, self._design = attack, design
+        self._taught: list[tuple[list[int], MembershipClassifier, float]] = []
+        for pool in (0, 1):
+            numbers = [t for t, r in enumerate(design.recognisers) if r.pool == pool]
+            chosen = [t for t in numbers if targets is None or t in targets]
+            if not chosen:
+                continue
+            # All targets of a pool have the same shadows.
+            parts = [_of_shadows(attack, design, design.shadows(chosen[0]), features) for features in training]
+            inputs, members, speakers = (np.concatenate(column) for column in zip(*parts, strict=True))
+            classifier = deepcopy(attack.classifier).fit(inputs, members, speakers)
+            try:
+                threshold = threshold_at(classifier.decision_function(inputs), members, fpr)
+            except UserError:
+                threshold = np.nan
+            self._taught.append((chosen, classifier, threshold))
+
+    def tell(self, heard: Features, references: Features | None = None, *, foreign: bool = False) -> Evidence:
+        """Tell of the targets' candidates.
+
+        Parameters
+        ----------
+        heard : Features
+            What it is asked about, before the targets.
+        references : Features, optional
+            The same voices before the shadow recognisers, where these are not of the targets' kind.
+        foreign : bool
+            Whether they are of another kind, whose similarities may lie on another scale. A statistic that is
+            calibrated is then first moved and stretched so that the imposters, who are strangers to all, have the same
+            mean and their ``pair.mean`` the same spread before target and references; the rows need to hold three
+            imposters at least, or nothing is moved.
+
+        Returns
+        -------
+        Evidence
+            Rows by target, then by speaker.
+        """
+        rows: list[tuple[Floats, Floats, float, int]] = []
+        names: list[str] = []
+        for chosen, classifier, threshold in self._taught:
+            candidates = self._design.speakers(self._design.recognisers[chosen[0]].pool)
+            for target in chosen:
+                shadows = self._design.shadows(target)
+                found = _inputs(
+                    self._attack, self._design, target, shadows, heard, references or heard, candidates, foreign
+                )
+                mine = np.isin(candidates, self._design.recognisers[target].members)
+                rows.append((classifier.decision_function(found), mine.astype(float), threshold, target))
+                names += candidates
+        sizes = [len(scores) for scores, *_ in rows]
+        return Evidence(
+            np.concatenate([scores for scores, *_ in rows]),
+            np.concatenate([members for _, members, *_ in rows]).astype(bool),
+            np.array(names),
+            np.repeat([target for *_, target in rows], sizes),
+            np.repeat([threshold for _, _, threshold, _ in rows], sizes),
+        )
+
+
 def attack_targets(
     attack: MembershipAttack,
     design: SwapDesign,
@@ -92,61 +182,8 @@ def attack_targets(
     references: Features | None = None,
     targets: Sequence[int] | None = None,
 ) -> Evidence:
-    """Fit an attack on shadow recognisers and let it tell of the targets' candidates.
-
-    Parameters
-    ----------
-    attack : MembershipAttack
-    design : SwapDesign
-        Says which recognisers are whose shadows; they are the target's references too, none of which knows any of its
-        candidates.
-    training : sequence of Features
-        What the attack learns on, before the shadow recognisers: the features at one or several mixing ratios
-        ("mixing-ratio training").
-    heard : Features
-        What it is asked about, before the targets.
-    fpr : float
-        Wished false positive rate of the thresholds.
-    references : Features, optional
-        The voices of `heard` before the shadow recognisers, where these are not of the targets' kind.
-    targets : sequence of int, optional
-        Numbers of the recognisers that are attacked; by default all.
-
-    Returns
-    -------
-    Evidence
-        Rows by target, then by speaker.
-    """
-    rows: list[tuple[Floats, Floats, float, int]] = []
-    names: list[str] = []
-    for pool in (0, 1):
-        numbers = [t for t, r in enumerate(design.recognisers) if r.pool == pool]
-        chosen = [t for t in numbers if targets is None or t in targets]
-        if not chosen:
-            continue
-        # All targets of a pool have the same shadows.
-        parts = [_of_shadows(attack, design, design.shadows(chosen[0]), features) for features in training]
-        inputs, members, speakers = (np.concatenate(column) for column in zip(*parts, strict=True))
-        attack.classifier.fit(inputs, members, speakers)
-        try:
-            threshold = threshold_at(attack.classifier.decision_function(inputs), members, fpr)
-        except UserError:
-            threshold = np.nan
-        candidates = design.speakers(pool)
-        for target in chosen:
-            shadows = design.shadows(target)
-            found = _inputs(attack, design, target, shadows, heard, references or heard, candidates)
-            mine = np.isin(candidates, design.recognisers[target].members)
-            rows.append((attack.classifier.decision_function(found), mine.astype(float), threshold, target))
-            names += candidates
-    sizes = [len(scores) for scores, *_ in rows]
-    return Evidence(
-        np.concatenate([scores for scores, *_ in rows]),
-        np.concatenate([members for _, members, *_ in rows]).astype(bool),
-        np.array(names),
-        np.repeat([target for *_, target in rows], sizes),
-        np.repeat([threshold for _, _, threshold, _ in rows], sizes),
-    )
+    """Fit an attack on shadow recognisers and let it tell of the targets' candidates; see `TaughtAttack`."""
+    return TaughtAttack(attack, design, training, fpr=fpr, targets=targets).tell(heard, references)
 
 
 def _of_shadows(
@@ -167,6 +204,7 @@ def _inputs(
     heard: Features,
     before_references: Features,
     speakers: Sequence[str],
+    foreign: bool = False,
 ) -> Floats:
     """What a classifier is given of speakers before one recogniser."""
     columns = list(range(len(FEATURES)) if attack.columns is None else attack.columns)
@@ -174,6 +212,8 @@ def _inputs(
     if attack.inputs == "features":
         return observed
     others = [number for number in references if number != target]
+    if foreign:
+        observed = _as_references(observed, columns, design, heard[target], [before_references[n] for n in others])
     known = np.stack([[before_references[number][speaker][columns] for number in others] for speaker in speakers])
     for column, number in enumerate(others):
         known[np.isin(speakers, design.recognisers[number].members), column] = np.nan
@@ -181,6 +221,32 @@ def _inputs(
         return calibrate(observed, known).score
     pair = FEATURES.index("pair.mean")
     return calibrate(observed[:, pair], known[:, :, pair]).residual[:, None]
+
+
+def _as_references(
+    observed: Floats,
+    columns: Sequence[int],
+    design: SwapDesign,
+    target: Mapping[str, Floats],
+    references: Sequence[Mapping[str, Floats]],
+) -> Floats:
+    """Move and stretch statistics (n, f) before a target to where they would be before references."""
+    known = [name for name in design.imposters if name in target and all(name in rows for rows in references)]
+    if len(known) < _FEWEST_IMPOSTERS:
+        return observed
+    pair = FEATURES.index("pair.mean")
+    mine = np.stack([target[name] for name in known])
+    theirs = np.stack([[rows[name] for name in known] for rows in references])
+    # One factor for all of them: they are cosines, or made of cosines.
+    spread = float(mine[:, pair].std())
+    factor = float(theirs[:, :, pair].std(axis=1).mean()) / spread if spread > 1e-9 else 1.0
+    return np.asarray(theirs[:, :, columns].mean(axis=(0, 1)) + factor * (observed - mine[:, columns].mean(axis=0)))
+
+
+def calibrated(names: Sequence[str]) -> list[str]:
+    """Return those of some attacks that calibrate by references, for which every pool has to be halved twice."""
+    known = default_attacks()
+    return [name for name in names if name in known and known[name].inputs != "features"]
 
 
 def default_attacks(voices: int = 5) -> dict[str, MembershipAttack]:
@@ -206,6 +272,7 @@ def default_attacks(voices: int = 5) -> dict[str, MembershipAttack]:
         "tlk-improved": MembershipAttack(OneFeature(0), columns=[pairs + 10]),
         "encodermi-v": MembershipAttack(Perceptron((256, 256)), columns=range(len(FEATURES), pairs)),
         "encodermi-s": MembershipAttack(DeepSets(), columns=range(len(FEATURES), pairs)),
+        "encodermi-t": MembershipAttack(OneFeature()),
         "faceauditor": MembershipAttack(Perceptron(), columns=range(pairs, pairs + 10)),
         "after-lrl (unverified)": MembershipAttack(Perceptron(), columns=WITHIN),
         "norms": MembershipAttack(Logistic(C=1.0), columns=range(pairs + 11, pairs + 15)),

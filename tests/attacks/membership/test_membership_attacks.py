@@ -15,7 +15,7 @@ from fl_privacy.attacks.membership.classifiers import (
     PublishedMLP,
     threshold_at,
 )
-from fl_privacy.attacks.membership.evidence import MembershipAttack, attack_targets, default_attacks
+from fl_privacy.attacks.membership.evidence import MembershipAttack, TaughtAttack, attack_targets, default_attacks
 from fl_privacy.attacks.membership.protocol import swap_design
 from fl_privacy.attacks.membership.references import calibrate
 from fl_privacy.audit import SwappedAudit
@@ -240,3 +240,48 @@ def test_a_set_of_numbers_is_told_by_more_than_its_mean_in_any_order():
     assert auc(scores[members], scores[~members]) > 0.95
     shuffled = rng.permuted(table, axis=1)
     np.testing.assert_allclose(classifier.decision_function(shuffled), scores, atol=1e-4)
+
+
+def test_one_feature_is_not_turned_round_by_shadows_that_learned_nothing():
+    """Members of these shadows lie farther apart by chance; the attack goes on to take close for member."""
+    rng = np.random.default_rng(13)
+    features, members, speakers = rows(rng, shift=-1.0)
+    classifier = OneFeature().fit(features, members, speakers)
+    assert classifier.turned_
+    scores = classifier.decision_function(features)
+    assert (np.argsort(scores) == np.argsort(features[:, PAIR])).all() and 0.2 < np.mean(scores > 0) < 0.8
+    assert not OneFeature().fit(*rows(rng)).turned_
+
+
+@pytest.mark.parametrize("stretch", [1.0, 0.02, 30.0])
+def test_references_of_another_kind_are_brought_to_the_targets_scale(stretch):
+    """Targets whose similarities lie close together, or far apart, are told as if they were of the shadows' kind."""
+    design, heard = world(14, 1.5)
+    rng = np.random.default_rng(15)
+    for row in heard:
+        row |= {name: rng.standard_normal(len(FEATURES)) for name in design.imposters}
+    other = [{name: 7.0 + stretch * values for name, values in row.items()} for row in heard]
+    taught = TaughtAttack(default_attacks()["pair.mean likelihood ratio"], design, [heard], fpr=0.1)
+    alike = taught.tell(heard, heard)
+    mended = taught.tell(other, heard, foreign=True)
+    assert audit(alike).auc().value > 0.8
+    assert audit(mended).auc().value == pytest.approx(audit(alike).auc().value, abs=0.03)
+    assert np.mean((mended.scores > 0) == mended.members) > 0.65
+    if stretch == 30.0:  # as it was: references explain nothing of what varies thirty times as much
+        assert audit(taught.tell(other, heard)).auc().value < audit(mended).auc().value - 0.02
+
+
+def test_a_taught_attack_leaves_the_given_one_as_it_was():
+    design, heard = world(16, 1.0)
+    attack = MembershipAttack(Logistic())
+    TaughtAttack(attack, design, [heard], fpr=0.1)
+    assert not hasattr(attack.classifier, "model_")
+
+
+def test_encodermi_t_is_a_threshold_on_the_mean_similarity():
+    design, heard = world(17, 1.0)
+    known = default_attacks()
+    found = [
+        attack_targets(known[name], design, [heard], heard, fpr=0.1).scores for name in ("encodermi-t", "pair.mean")
+    ]
+    np.testing.assert_array_equal(*found)
