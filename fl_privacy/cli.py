@@ -291,7 +291,7 @@ def sweep(
 
 @app.command()
 def published(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021 or tseng2022.")],
     results: Annotated[
         list[Path] | None,
         typer.Argument(metavar="[RUN_OR_SWEEP]...", help="Folders of results run with protocol.name=as-published."),

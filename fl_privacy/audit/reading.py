@@ -10,7 +10,10 @@ from .claims import Claim, Control
 AS_PUBLISHED = "as-published"
 """Protocol of a claim made by the rules of the study that it repeats."""
 
-PARTS = ("leaked_updates", "rounds", "queries")
+LAYER = "swept_layer"
+"""Condition of a claim of a sweep over an encoder's layers."""
+
+PARTS = ("leaked_updates", "rounds", "queries", LAYER)
 """Conditions that say that a claim rests on a part of the evidence."""
 
 _QUOTED = {"auc": "AUC", "uar": "UAR", "correlation": "correlation"}

@@ -13,6 +13,7 @@ from fl_privacy.config.federated_ser import (
 )
 from fl_privacy.config.loading import KINDS, AnyFile, load, load_any, parse_setting, parse_value, presets
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
+from fl_privacy.config.ssl_membership import SslMembershipFile
 
 __all__ = [
     "KINDS",
@@ -24,6 +25,7 @@ __all__ = [
     "SimulationFile",
     "SpeakerMembershipFile",
     "Speech",
+    "SslMembershipFile",
     "SweepSettings",
     "Task",
     "load",

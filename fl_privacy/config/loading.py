@@ -14,10 +14,15 @@ from pydantic import ValidationError
 from fl_privacy.config._sections import ConfigError
 from fl_privacy.config.federated_ser import SimulationFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
+from fl_privacy.config.ssl_membership import SslMembershipFile
 
-AnyFile = SimulationFile | SpeakerMembershipFile
+AnyFile = SimulationFile | SpeakerMembershipFile | SslMembershipFile
 KINDS: Mapping[str, type[AnyFile]] = MappingProxyType(
-    {"federated-ser": SimulationFile, "speaker-membership": SpeakerMembershipFile}
+    {
+        "federated-ser": SimulationFile,
+        "speaker-membership": SpeakerMembershipFile,
+        "ssl-membership": SslMembershipFile,
+    }
 )
 """What a file is read into, by ``simulation.kind``."""
 

@@ -110,7 +110,7 @@ def values(study: str, tables: Sequence[str] | None = None) -> tuple[Published, 
         Where there is no such study or table.
     """
     if study not in STUDIES:
-        raise UserError(f"no published study {study!r} in the package; there is: {', '.join(STUDIES)}")
+        raise UserError(f"no published study {study!r} in the package; there is: {', '.join((*STUDIES, 'tseng2022'))}")
     found = _read(study)
     known = list(dict.fromkeys(row.table for row in found))
     unknown = [name for name in tables or () if name not in known]

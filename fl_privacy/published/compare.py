@@ -13,7 +13,7 @@ from typing import Any
 from fl_privacy.attacks.as_published import LEAKED, PROTOCOL
 from fl_privacy.attacks.files import aligned, read_result
 from fl_privacy.errors import UserError
-from fl_privacy.published import GENERATIONS, STUDIES, Published, values
+from fl_privacy.published import GENERATIONS, STUDIES, Published, membership, values
 from fl_privacy.published.departures import departures
 
 _QUANTITIES = {"attack_uar": "UAR", "attack_asr": "ASR", "ser_uar": "UAR", "ser_acc": "accuracy"}
@@ -77,7 +77,7 @@ def comparison(
     Parameters
     ----------
     study : str
-        See `fl_privacy.published.STUDIES`.
+        See `fl_privacy.published.STUDIES` and `fl_privacy.published.membership.STUDIES`.
     results : sequence of path
         Run folders, or sweep folders: of these, the merged results. Their claims with the protocol "as-published"
         are set beside published numbers of the same private corpus, features, algorithm, layer and dropout; where
@@ -92,6 +92,9 @@ def comparison(
     UserError
         For an unknown study or table, or results without such claims.
     """
+    if study in membership.STUDIES:
+        of_ours = [result for path in results for result in read_results(Path(path))]
+        return membership.membership_comparison(study, of_ours, tables)
     published = values(study, tables)
     loaded = [result for path in results for result in read_results(Path(path))]
     parts = [f"{study}: {STUDIES[study]}."]
@@ -129,7 +132,8 @@ def read_results(path: Path) -> list[Mapping[str, Any]]:
     results = [read_result(file) for file in files]
     if not any(_claims(result) for result in results):
         raise UserError(
-            f"{path} has no claims of the protocol {PROTOCOL!r}: run it with --set protocol.name={PROTOCOL}"
+            f"{path} has no claims of the protocol {PROTOCOL!r}: run it with --set protocol.name={PROTOCOL} "
+            "(of encoders, with protocol.name=tseng2022)"
         )
     return [result for result in results if _claims(result)]
 

@@ -126,6 +126,12 @@ class Run:
         return [c for c in claims if c.conditions.get(RATIO) == first]
 
     @cached_property
+    def unit(self) -> str:
+        """What the headline is about: "speaker", or "utterance" where the run says nothing of speakers."""
+        told = {claim.unit for claim in self.main}
+        return "utterance" if "utterance" in told and "speaker" not in told else "speaker"
+
+    @cached_property
     def metric(self) -> str:
         """The metric that is quoted: "auc", "uar" (more than two classes) or "correlation" (a numeric attribute)."""
         return quoted_metric(self.main or self.claims)
@@ -158,21 +164,21 @@ class Run:
         return list(dict.fromkeys(c.control for c in self.main_controls if c.control not in PERMUTATIONS))
 
     def claim(self, attack: str | None, metric: str) -> Claim | None:
-        """Return an attack's claim over speakers."""
-        return next((c for c in self.main if (c.attack, c.unit, c.metric) == (attack, "speaker", metric)), None)
+        """Return an attack's claim on the unit of the headline."""
+        return next((c for c in self.main if (c.attack, c.unit, c.metric) == (attack, self.unit, metric)), None)
 
     def quoted(self, attack: str | None) -> Claim | None:
-        """Return the claim over speakers to quote of an attack."""
+        """Return the claim to quote of an attack."""
         return self.claim(attack, self.metric)
 
     def baseline(self, name: str | None, metric: str) -> Control | None:
-        """Return a baseline's number over speakers."""
-        wanted = (name, "speaker", metric)
+        """Return a baseline's number."""
+        wanted = (name, self.unit, metric)
         return next((c for c in self.main_controls if (c.control, c.unit, c.metric) == wanted), None)
 
     def permuted(self, attack: str | None, name: str) -> Control | None:
-        """Return an attack's quoted metric over speakers under permuted labels."""
-        wanted = (name, attack, "speaker", self.metric)
+        """Return an attack's quoted metric under permuted labels."""
+        wanted = (name, attack, self.unit, self.metric)
         return next((c for c in self.main_controls if (c.control, c.of, c.unit, c.metric) == wanted), None)
 
     @property

@@ -8,7 +8,7 @@ from typing import Any
 
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import SIGNED, TITLES, columns
-from fl_privacy.report import epsilon, figures, parts, toml, words
+from fl_privacy.report import encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
 from fl_privacy.report.run import PERMUTATIONS, Run
@@ -61,6 +61,7 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
     confidence = next((c.confidence for c in run.main if c.confidence), None)
     explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
     return {
+        "unit": run.unit,
         "heads": [TITLES[metric] for metric in metrics],
         "rows": rows,
         "notes": notes,
@@ -137,7 +138,7 @@ def controls(run: Run) -> Mapping[str, Any] | None:
     span = (-1.0, 1.0) if run.metric in SIGNED else (0.0, 1.0)
     return {
         "figure": figures.intervals(
-            drawn, kinds, f"{name} per speaker", span, run.guessing, f"{name} per speaker. {told}."
+            drawn, kinds, f"{name} per {run.unit}", span, run.guessing, f"{name} per {run.unit}. {told}."
         ),
         "metric": name,
         "permuted": any(b.kind in kinds[2:] for _, bars in drawn for b in bars),
@@ -150,6 +151,8 @@ def utility(run: Run) -> Mapping[str, Any] | None:
     if part.get("eer_members") is not None:
         errors = f"members' {words.number(part['eer_members'])}, others' {words.number(part['eer_nonmembers'])}"
         return {"figure": None, "last": f"{part.get('task') or 'Verification'}: equal error rate on {errors}."}
+    if part.get("epochs") is not None:
+        return {"figure": None, "last": encoders.pretraining(part)}
     if part.get("uar") is None and part.get("accuracy") is None:
         return {"figure": None, "last": None}
     by_round = part.get("by_round") or {}
@@ -211,6 +214,8 @@ SECTIONS = (
     Section("result", "Result", "headline.html.j2", headline),
     Section("threat-model", "Threat model", "threat.html.j2", threat),
     Section("attacks", "Attacks and controls", "attacks.html.j2", attacks),
+    Section("utterances", "Single utterances", "utterances.html.j2", encoders.utterances),
+    Section("layers", "By layer", "layers.html.j2", encoders.layers),
     Section("roc", "ROC", "roc.html.j2", roc),
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
@@ -218,8 +223,10 @@ SECTIONS = (
     Section("ratios", "By the share of voices that were trained on", "ratios.html.j2", parts.ratios),
     Section("queries", "With fewer queries", "queries.html.j2", parts.queries),
     Section("controls", "Against blind baselines and permuted labels", "controls.html.j2", controls),
+    Section("targets", "If there were one target", "targets.html.j2", encoders.one_target),
     Section("epsilon", "Epsilon", "epsilon.html.j2", epsilon.epsilon),
     Section("published", "By the rules of the published study", "published.html.j2", parts.published),
+    Section("confounds", "What never asks the encoder", "confounds.html.j2", encoders.confounds),
     Section("utility", "Utility", "utility.html.j2", utility),
     Section("data", "Data", "data.html.j2", data),
     Section("settings", "Settings", "settings.html.j2", settings),

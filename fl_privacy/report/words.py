@@ -17,6 +17,10 @@ BLIND = {
     "random-initialisation": "how close voices lie before a network that was never trained",
     "mean-log-mel": "how close voices lie by their mean log-mel energies",
     "log-mel-classifier": "mean log-mel energies, with a classifier that was told who the other members are",
+    "duration": "how long the utterances are",
+    "log-mel-frames": "the same statistic of log-mel frames, which no training touched",
+    "random-encoder": "the same statistic of encoders of the same architecture that were never trained",
+    "wrong-encoder": "the same statistic of an encoder that other people's speech trained",
     "chance": "guessing",
     "majority": "always naming the larger class",
 }
@@ -137,16 +141,16 @@ def measured(run: Run) -> list[str]:
     """The primary attack's quoted number and what it means for a reader."""
     claim, name = run.quoted(run.primary), TITLES[run.metric]
     if claim is None or claim.value is None:
-        return [f"Its {name} per speaker has no value: {claim.reason if claim else 'the result does not hold it'}."]
+        return [f"Its {name} per {run.unit} has no value: {claim.reason if claim else 'the result does not hold it'}."]
     span = interval(claim)
     ends = (
         f" ({percent(claim.confidence)} interval {span})" if span else f" (no interval: {claim.reason or 'not given'})"
     )
     both = None not in (claim.n_positive, claim.n_negative)
-    sizes = f", {claim.n_positive} against {claim.n_negative}" if both else ""
-    found = (
-        f"{_capital(name)} per speaker: {number(claim.value)}{ends}, over {count(claim.n_speakers, 'speaker')}{sizes}."
-    )
+    of = "" if run.unit == "speaker" else f" {run.unit}s"
+    sizes = f", {claim.n_positive} against {claim.n_negative}{of}" if both else ""
+    people = count(claim.n_speakers, "speaker")
+    found = f"{_capital(name)} per {run.unit}: {number(claim.value)}{ends}, over {people}{sizes}."
     meaning = {"auc": _pairs, "uar": _named, "correlation": _guessed}[run.metric]
     return [found, *meaning(run, claim)]
 
@@ -156,7 +160,9 @@ def _pairs(run: Run, auc: Claim) -> list[str]:
     if not of_two(run.main):
         pair = f"two speakers who differ in {attribute}"
     else:
-        pair = f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else "one speaker of each kind"
+        pair = (
+            f"one {run.classes[0]} and one {run.classes[1]} speaker" if run.classes else f"one {run.unit} of each kind"
+        )
     right = f"the attack tells which is which in {of_hundred(auc.value or 0.0)} of 100 such pairs{_between(auc)}"
     found = [f"That is to say: shown {pair}, {right}. Guessing gets 50."]
     uar = run.claim(run.primary, "uar")

@@ -57,7 +57,10 @@ def run(
     return run_file(file, folder, progress, workers=workers)
 
 
-_CENTRAL = {"speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe"}
+_CENTRAL = {
+    "speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe",
+    "ssl-membership": "fl_privacy.sims.ssl_recipe:SslMembershipRecipe",
+}
 """Recipes of targets that are trained in one place, by ``simulation.kind``."""
 
 

@@ -124,3 +124,88 @@ def test_averaging_over_targets_narrows_the_interval():
     whole = SwappedAudit(*columns).auc()
     one = SwappedAudit(*(column[:72] for column in columns)).auc()
     assert whole.high - whole.low < 0.6 * (one.high - one.low)
+
+
+def of_utterances(rng, split, speakers=16, each=6, pairs=2, shift=0.0, steady=1.0):
+    """Rows of utterances: steady parts of speaker and utterance, the speaker's part before a target, noise."""
+    sizes = rng.integers(each // 2, 2 * each, speakers)
+    own = steady * rng.standard_normal(speakers)
+    kept = [0.5 * rng.standard_normal(n) for n in sizes]
+    rows = []
+    for pair in range(pairs):
+        half = rng.permutation(speakers) < speakers // 2
+        sides = [
+            np.full(n, half[s]) if split == "speaker" else rng.permutation(n) < n // 2 for s, n in enumerate(sizes)
+        ]
+        for side in (0, 1):
+            local = 0.5 * steady * rng.standard_normal(speakers)
+            for s, n in enumerate(sizes):
+                roles = sides[s] ^ bool(side)
+                scores = own[s] + local[s] + kept[s] + rng.standard_normal(n) + shift * roles
+                rows += [(scores[k], bool(roles[k]), f"s{s}", f"t{pair}{side}", f"s{s}-{k}") for k in range(n)]
+    return [np.array(column) for column in zip(*rows, strict=True)]
+
+
+def audited(columns):
+    *four, utterances = columns
+    return SwappedAudit(*four, utterances=utterances)
+
+
+@pytest.mark.parametrize("split", ["speaker", "utterance"])
+@pytest.mark.parametrize(("shift", "steady"), [(0.0, 1.0), (1.35, 0.3)])  # AUC .5 and about .8
+def test_intervals_over_speakers_cover_where_rows_are_utterances(split, shift, steady):
+    found = [
+        audited(of_utterances(np.random.default_rng([20, i]), split, shift=shift, steady=steady)).auc()
+        for i in range(250)
+    ]
+    truth = np.mean([estimate.value for estimate in found])
+    assert truth == pytest.approx(0.5 if shift == 0 else 0.8, abs=0.04)
+    # 250 draws: a standard error of .015.
+    assert np.mean([estimate.low <= truth <= estimate.high for estimate in found]) >= 0.91
+    spread = 2 * 1.96 * np.std([estimate.value for estimate in found])
+    assert np.mean([estimate.high - estimate.low for estimate in found]) < 2.2 * spread, "wide intervals say nothing"
+
+
+def test_utterances_are_counted_and_speakers_are_the_independent_unit():
+    columns = of_utterances(np.random.default_rng(21), "utterance", shift=0.5)
+    audit = audited(columns)
+    found = audit.auc()
+    expected = []
+    for target in np.unique(columns[3]):
+        yes, no = (columns[0][(columns[3] == target) & (columns[1] == kind)] for kind in (True, False))
+        expected.append(mannwhitneyu(yes, no).statistic / (yes.size * no.size))
+    assert found.value == pytest.approx(np.mean(expected))
+    assert found.n_speakers == 16 and found.n_positive == np.unique(columns[4][columns[1]]).size > 40
+    assert {claim.unit for claim in audit.claims()} == {"utterance"}
+
+
+def test_the_jackknife_is_leaving_speakers_out():
+    columns = of_utterances(np.random.default_rng(22), "utterance", speakers=7, shift=0.8)
+    whole = audited(columns)
+    pulls = whole._placed().pulls[0]
+    for number, name in enumerate(np.unique(columns[2])):
+        without = audited([column[columns[2] != name] for column in columns])
+        assert pulls[number] == pytest.approx((whole.auc().value - without.auc().value) * 6 / 7)
+
+
+@pytest.mark.parametrize("split", ["speaker", "utterance"])
+def test_permuted_roles_of_utterances(split):
+    rng = np.random.default_rng(23)
+    nothing = [
+        audited(of_utterances(np.random.default_rng([24, i]), split)).permutation(19, i).value for i in range(50)
+    ]
+    assert np.mean(np.array(nothing) <= 0.1) <= 0.22 and np.mean(np.array(nothing) <= 0.5) == pytest.approx(
+        0.5, abs=0.22
+    )
+    columns = of_utterances(rng, split, shift=3.0)
+    null = audited(columns).permuted(19, 0)
+    assert np.abs(null - 0.5).max() < 0.35
+    assert audited(columns).permutation(19, 0).value == 0.05
+
+
+def test_one_target_is_no_less_wide_than_as_many_independent_utterances():
+    columns = of_utterances(np.random.default_rng(25), "speaker", speakers=20, pairs=1, steady=0.0)
+    first = columns[3] == "t00"
+    found = audited([column[first] for column in columns]).auc()
+    members = columns[1][first].sum()
+    assert found.high - found.low > 2 * 1.9 * np.sqrt(1 / 12 * (1 / members + 1 / (first.sum() - members)))

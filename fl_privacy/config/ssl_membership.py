@@ -1,0 +1,208 @@
+"""The file of an audit of self-supervised speech encoders."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from fl_privacy.config._sections import Section, Speech
+
+_TRAINED = (
+    "model",
+    "size",
+    "steps",
+    "batch_size",
+    "crop_seconds",
+    "learning_rate",
+    "backwards",
+    "negatives_among",
+    "dp",
+)
+_GIVEN = ("checkpoint", "architecture", "parameters", "encoder")
+
+
+class SslMembershipSimulation(Section):
+    """What is run, and from which seed."""
+
+    kind: Literal["ssl-membership"]
+    seed: int = Field(default=1, ge=0)
+
+
+class PrivateSteps(Section):
+    """DP-SGD over utterances in pre-training; see `fl_privacy.training.pretraining.DPPretraining`."""
+
+    clipping_norm: float = Field(default=1.0, gt=0)
+    noise_multiplier: float | None = Field(default=None, gt=0)
+    target_epsilon: float | None = Field(default=None, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one(self) -> PrivateSteps:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError("give one of noise_multiplier and target_epsilon")
+        return self
+
+
+class EncoderTarget(Section):
+    """The encoders under attack: pre-trained in the run, or one that is there already."""
+
+    model: Literal["tera", "cpc"] = "tera"
+    size: str | dict[str, Any] = "small"
+    """``small``, ``published``, or a table of sizes."""
+    steps: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    crop_seconds: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    backwards: bool = False
+    """Pre-train on waves turned around in time."""
+    negatives_among: Literal["batch", "utterance"] | None = None
+    """Of CPC."""
+    dp: PrivateSteps | None = None
+    checkpoint: str | None = None
+    """Of an encoder that is there already: its file; without one, torch's hub cache."""
+    architecture: str | None = None
+    """Of the checkpoint, such as ``hubert_base`` or ``WAV2VEC2_BASE``."""
+    parameters: dict[str, Any] | None = None
+    """Sizes, where the architecture takes some."""
+    encoder: str | None = None
+    """Instead: ``package.module:object``, a function of a wave that returns frames, or a `FrameEncoder`."""
+    layer: int = -1
+    """Whose frames are attacked; 0 is the first."""
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How encoders are pre-trained, as far as it is said, but for `size` and `dp`."""
+        names = ("model", "steps", "batch_size", "crop_seconds", "learning_rate", "negatives_among")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+class EncoderProtocol(Section):
+    """Who pre-trains which encoder, and what an attack sends."""
+
+    name: Literal["swap", "tseng2022"] = "swap"
+    """``swap``: one corpus parted at random, two encoders a pair. ``tseng2022``: members and non-members are given."""
+    split: Literal["speaker", "utterance"] = "speaker"
+    """Of a swap: whole speakers are on one side, or half of each speaker's utterances."""
+    auxiliary: int = Field(default=12, ge=4)
+    """Of a swap: speakers who train no encoder, on whom attacks learn."""
+    swaps: int = Field(default=2, ge=1)
+    """How often each of the two pools is halved: 4 times as many encoders."""
+    seconds: float = Field(default=2.0, ge=0)
+    """The middle of an utterance that is sent; 0: all of it."""
+    loss_crops: int = Field(default=4, ge=1)
+    """Crops of an utterance on which a pre-training loss is taken."""
+    backwards: bool = False
+    """Turn inputs around in time."""
+    match_seconds: float = Field(default=0.0, ge=0)
+    """Under ``tseng2022``, of whole utterances: pair members and non-members within so much; 0: do not."""
+    per_speaker: int = Field(default=0, ge=0)
+    """Under ``tseng2022``: utterances of each speaker, drawn; 0: all."""
+    published: bool = True
+    """Under ``tseng2022``: make the study's own reading beside the controlled one."""
+
+
+class ImprovedAttack(Section):
+    """How the improved attacks learn; see `fl_privacy.attacks.membership.ssl.pseudo_labels.Learning`."""
+
+    utterances: int = Field(default=500, ge=1)
+    speakers: int = Field(default=1, ge=1)
+    epochs: int = Field(default=20, ge=1)
+    patience: int = Field(default=5, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    standardise: bool = True
+
+
+class EncoderControls(Section):
+    """What attacks are held against."""
+
+    random_seeds: int = Field(default=5, ge=1)
+    """Networks that were never trained."""
+    checkpoint: str | None = None
+    """Under ``tseng2022``: a checkpoint of the same architecture that other people's speech trained."""
+
+
+class FrameAttackChoice(Section):
+    """An attack, by name."""
+
+    name: str = Field(min_length=1)
+
+
+class EncoderAuditSettings(Section):
+    """How claims are made."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    permutations: int = Field(default=200, ge=1, le=100_000)
+
+
+class SslMembershipFile(Section):
+    """Was this speech used to pre-train? Encoders trained in swapped roles, or one that somebody trained."""
+
+    simulation: SslMembershipSimulation
+    target: EncoderTarget = EncoderTarget()
+    private: Speech | None = None
+    """Of a swap: whose speech is parted."""
+    members: Speech | None = None
+    """Else: speech that trained the encoder,"""
+    nonmembers: Speech | None = None
+    """speech that did not,"""
+    auxiliary: Speech | None = None
+    """and the attacker's own; by default the non-members' (half of their speakers, where the reading is controlled)."""
+    protocol: EncoderProtocol = EncoderProtocol()
+    improved: ImprovedAttack = ImprovedAttack()
+    controls: EncoderControls = EncoderControls()
+    attack: tuple[FrameAttackChoice, ...] = Field(min_length=1)
+    """The first is primary."""
+    audit: EncoderAuditSettings = EncoderAuditSettings()
+
+    @model_validator(mode="after")
+    def _fits_the_protocol(self) -> SslMembershipFile:
+        swap = self.protocol.name == "swap"
+        how = f'protocol.name = "{self.protocol.name}"'
+        wrong = [
+            *(f"target.{key}" for key in (_GIVEN if swap else _TRAINED) if key in self.target.model_fields_set),
+            *(key for key in (("members", "nonmembers", "auxiliary") if swap else ("private",)) if getattr(self, key)),
+            *(
+                f"protocol.{key}"
+                for key in (("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps"))
+                if key in self.protocol.model_fields_set
+            ),
+            *(["protocol.loss_crops"] if not swap and "loss_crops" in self.protocol.model_fields_set else []),
+            *(["controls.checkpoint"] if swap and self.controls.checkpoint else []),
+        ]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: does not go with {how}")
+        lacking = [key for key in (("private",) if swap else ("members", "nonmembers")) if getattr(self, key) is None]
+        if lacking:
+            raise ValueError(f"{lacking[0]}: missing; {how} takes it")
+        if not swap:
+            target = self.target
+            if (target.encoder is None) == (target.architecture is None):
+                raise ValueError("target: give architecture (and checkpoint), or encoder")
+            if target.encoder is not None and (target.checkpoint or target.parameters):
+                raise ValueError("target.encoder: stands alone; checkpoint and parameters go with architecture")
+        if self.protocol.match_seconds and self.protocol.seconds:
+            raise ValueError("protocol.match_seconds: for whole utterances; set protocol.seconds=0")
+        return self
+
+    @model_validator(mode="after")
+    def _once(self) -> SslMembershipFile:
+        names = [attack.name for attack in self.attack]
+        if len(set(names)) < len(names):
+            raise ValueError("attack: a name stands there twice")
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return all settings as plain JSON values, as they stand in result.json, less those of other protocols."""
+        held = self.model_dump(mode="json", exclude_none=True)
+        swap = self.protocol.name == "swap"
+        for key in _GIVEN if swap else _TRAINED:
+            held["target"].pop(key, None)
+        others = (
+            ("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps", "loss_crops")
+        )
+        for key in others:
+            held["protocol"].pop(key, None)
+        return held

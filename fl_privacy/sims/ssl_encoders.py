@@ -1,0 +1,338 @@
+"""Encoders of a run: pre-trained over processes, each asked of every utterance, what was seen kept in files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.membership.ssl.look import Encode, Look, look_at
+from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
+from fl_privacy.audit.claims import jsonable
+from fl_privacy.audit.files import write_atomically
+from fl_privacy.corpora import AudioError, Corpus, Utterance
+from fl_privacy.errors import UserError
+from fl_privacy.sims.speaker_recognisers import Source
+from fl_privacy.training._parallel import Told, run_jobs
+
+if TYPE_CHECKING:
+    from fl_privacy.models.frames import FrameEncoder
+    from fl_privacy.models.pretrained import Module
+    from fl_privacy.training.pretraining import Pretraining
+
+Wave = NDArray[np.float32]
+
+RATE = 16_000
+PRETRAINED, RANDOM, LOG_MEL, GIVEN = "pre-trained", "random initialisation", "log-mel", "given"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What an encoder is sent of an utterance.
+
+    Attributes
+    ----------
+    seconds : float
+        The middle so many seconds, the same for every encoder; 0: all of it.
+    peak : bool
+        Bring the largest sample to full scale, as the public code of Tseng et al. (2022) does.
+    backwards : bool
+        Turn the wave around in time.
+    """
+
+    seconds: float = 2.0
+    peak: bool = False
+    backwards: bool = False
+
+    @property
+    def samples(self) -> int:
+        """Length in samples; 0 for all."""
+        return round(self.seconds * RATE)
+
+    def of(self, wave: Wave) -> Wave:
+        """Make what is sent of a wave.
+
+        Raises
+        ------
+        AudioError
+            For a wave that is silent or shorter than what is sent.
+        """
+        if len(wave) < self.samples:
+            raise AudioError(f"shorter than {self.seconds:g} s")
+        if not np.any(wave):
+            raise AudioError("silence")
+        if self.samples:
+            start = (len(wave) - self.samples) // 2
+            wave = wave[start : start + self.samples]
+            if not np.any(wave):
+                raise AudioError("silence")
+        if self.peak:
+            wave = wave / np.abs(wave).max()
+        if self.backwards:
+            wave = wave[::-1]
+        return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+_KEPT = 2**26
+"""Samples that are kept decoded: an hour and ten minutes, 256 MiB."""
+
+
+class Recordings:
+    """The utterances of some corpora, decoded when they are asked for; the first ones stay in memory.
+
+    Parameters
+    ----------
+    sources : tuple of Source
+    """
+
+    def __init__(self, sources: tuple[Source, ...]) -> None:
+        self._held: dict[str, tuple[Corpus, Utterance]] = {}
+        self._waves: dict[str, Wave] = {}
+        self._room = _KEPT
+        self.speakers: dict[str, str] = {}
+        for source in sources:
+            speech = source.load()
+            for utterance in speech:
+                id = source.side + utterance.id
+                self._held[id] = speech, utterance
+                self.speakers[id] = source.side + utterance.speaker
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def wave(self, id: str) -> Wave:
+        """Return an utterance's samples, mono 16 kHz; an `AudioError` where it cannot be read."""
+        found = self._waves.get(id)
+        if found is None:
+            speech, utterance = self._held[id]
+            found = speech.wave(utterance)
+            if len(found) <= self._room:
+                self._waves[id] = found
+                self._room -= len(found)
+        return found
+
+    def label(self, id: str, name: str) -> str | None:
+        """Return a label of an utterance, None where it has none."""
+        return self._held[id][1].labels.get(name)
+
+    def seconds(self, id: str) -> float:
+        """Return an utterance's duration without decoding it."""
+        speech, utterance = self._held[id]
+        return speech.source.seconds(utterance)
+
+
+@lru_cache(maxsize=1)
+def recordings(sources: tuple[Source, ...]) -> Recordings:
+    """Scan some corpora, once a process."""
+    return Recordings(sources)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenEncoder:
+    """An encoder that somebody trained.
+
+    Attributes
+    ----------
+    checkpoint : str or None
+        File of weights, or a folder; None: torch's hub cache.
+    architecture : str
+    parameters : tuple of (str, object)
+        Sizes, where the architecture takes some.
+    encoder : str or None
+        ``package.module:object`` instead: a `FrameEncoder`, or a function of a wave that returns frames (m, q).
+    """
+
+    checkpoint: str | None = None
+    architecture: str = ""
+    parameters: tuple[tuple[str, Any], ...] = ()
+    encoder: str | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the same network can be made anew."""
+        return self.encoder is None and ":" not in self.architecture
+
+
+@dataclass(frozen=True)
+class EncoderJob:
+    """What a process needs to make one encoder and ask it.
+
+    Attributes
+    ----------
+    kind : str
+        `PRETRAINED`, `RANDOM` (the network as it is initialised), `LOG_MEL` (no network), or `GIVEN`.
+    sources : tuple of Source
+    members : tuple of str
+        Ids of the utterances that pre-train it.
+    training : Pretraining or None
+        How; also says the network of a random initialisation.
+    given : GivenEncoder or None
+        Of a given encoder, or the network of its random initialisation.
+    inputs : Inputs
+    candidates : tuple of str
+    auxiliary : mapping of str to tuple of str
+        Ids of the utterances of each of the attacker's own speakers.
+    learning : Learning or None
+        Of the improved attacks.
+    layer : int
+    seed : int
+        Of the weights.
+    loss_crops : int
+        Of each utterance, on which the pre-training loss is taken; 0: it is not.
+    whole_masks : int
+        Masks (or draws of negatives) for the loss of the whole utterance; 0: it is not taken.
+    backwards : bool
+        Pre-train on waves turned around in time.
+    file : str
+        Where what is seen goes; a job whose file is there is done.
+    checkpoint : str or None
+        Where the weights of a pre-trained encoder go.
+    """
+
+    kind: str
+    sources: tuple[Source, ...]
+    members: tuple[str, ...]
+    training: Pretraining | None
+    given: GivenEncoder | None
+    inputs: Inputs
+    candidates: tuple[str, ...]
+    auxiliary: Mapping[str, tuple[str, ...]]
+    learning: Learning | None
+    layer: int
+    seed: int
+    loss_crops: int
+    whole_masks: int
+    file: str
+    backwards: bool = False
+    checkpoint: str | None = None
+
+
+def look_through_encoders(
+    jobs: Sequence[EncoderJob], processes: int, told: Callable[[int, int], None] | None = None
+) -> list[Look]:
+    """Make encoders, ask them, and write what is seen; files that are there stay.
+
+    Parameters
+    ----------
+    jobs : sequence of EncoderJob
+    processes : int
+    told : callable, optional
+        Told the number of a job (among those that were not done) and how much of it is.
+    """
+    run_jobs(_make_and_look, [job for job in jobs if not Path(job.file).exists()], processes, told)
+    return [Look.read(Path(job.file)) for job in jobs]
+
+
+def _make_and_look(job: EncoderJob, told: Told) -> None:
+    from fl_privacy._processes import one_thread
+
+    held = recordings(job.sources)
+    encode, module = _made(job, held, told)
+    with one_thread():
+        seen = look_at(
+            encode,
+            lambda id: job.inputs.of(held.wave(id)),
+            job.candidates,
+            job.auxiliary,
+            layer=job.layer,
+            learning=job.learning,
+            seed=job.seed,
+        )
+        if module is not None and (job.loss_crops or job.whole_masks):
+            crops, whole = _losses(module, held, seen.ids, job)
+            seen = replace(seen, loss=crops, loss_whole=whole)
+        if module is not None:
+            write_atomically(facts_file(Path(job.file)), json.dumps(jsonable(module.record), indent=1) + "\n")
+    seen.write(Path(job.file))
+
+
+def facts_file(file: Path) -> Path:
+    """Where it says how the encoder of a job's file was pre-trained, and what privacy that cost."""
+    return file.with_suffix(".json")
+
+
+def _made(job: EncoderJob, held: Recordings, told: Told) -> tuple[Encode, Module | None]:
+    from fl_privacy.models import frames
+
+    if job.kind == LOG_MEL:
+        return frames.log_mel_encoder().all_layers, None
+    if job.kind == PRETRAINED:
+        from fl_privacy.training import pretraining
+
+        assert job.training is not None
+        waves = [_turned(held.wave(id), job.backwards) for id in job.members]
+        file = None if job.checkpoint is None else Path(job.checkpoint)
+        names = [held.speakers[id] for id in job.members]
+        module = pretraining.pretrain(waves, names, job.training, job.seed, checkpoint=file, told=told)
+        return frames.encoder_of(module).all_layers, module
+    if job.kind == RANDOM and job.training is not None:
+        untrained = frames.untrained_frame_encoder(job.training.model, job.seed, size=job.training.size)
+        return untrained.all_layers, None
+    assert job.given is not None
+    return given_encoder(job.given, job.seed if job.kind == RANDOM else None).all_layers, None
+
+
+def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
+    """Load an encoder, or make the same network with weights drawn anew.
+
+    Parameters
+    ----------
+    given : GivenEncoder
+    seed : int, optional
+        Of new weights.
+
+    Returns
+    -------
+    FrameEncoder
+
+    Raises
+    ------
+    UserError
+        For whatever is wrong with it.
+    """
+    from fl_privacy._registry import find_object
+    from fl_privacy.models import frames
+    from fl_privacy.models.pretrained import IN_REPO, load_module
+
+    parameters = dict(given.parameters) or None
+    if seed is not None and given.architecture in IN_REPO and given.checkpoint is not None:
+        module = load_module(Path(given.checkpoint).expanduser(), given.architecture)
+        return frames.untrained_frame_encoder(given.architecture, seed, size=module.sizes)
+    if seed is not None:
+        return frames.untrained_frame_encoder(given.architecture, seed, parameters=parameters)
+    if given.encoder is None:
+        return frames.load_frame_encoder(given.checkpoint, given.architecture, parameters=parameters)
+    found = find_object(given.encoder, {}, "frame encoder")
+    if isinstance(found, frames.FrameEncoder):
+        return found
+    if not callable(found):
+        raise UserError(f"frame encoder {given.encoder!r} is no FrameEncoder and no function of a wave")
+    return frames.FrameEncoder.of_callable(found, name=given.encoder)
+
+
+def _losses(
+    module: Module, held: Recordings, ids: Sequence[str], job: EncoderJob
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the losses (n,) of candidates on crops and on whole utterances, NaN of others and where not asked for."""
+    from fl_privacy.training.pretraining import pretraining_losses
+
+    # Every encoder gets the same crops, masks and negatives of an utterance: they come from one seed and its samples.
+    wanted = np.isin(ids, job.candidates)
+    waves = [_turned(held.wave(id), job.inputs.backwards) for id, asked in zip(ids, wanted, strict=True) if asked]
+    found = []
+    for count, whole in ((job.loss_crops, False), (job.whole_masks, True)):
+        losses = np.full(len(ids), np.nan)
+        if count:
+            losses[wanted] = pretraining_losses(module, waves, crops=count, seed=0, full_length=whole)
+        found.append(losses)
+    return found[0], found[1]
+
+
+def _turned(wave: Wave, backwards: bool) -> Wave:
+    return np.ascontiguousarray(wave[::-1]) if backwards else wave

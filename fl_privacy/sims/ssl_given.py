@@ -1,0 +1,394 @@
+"""Encoders that are there already, as Tseng, Kao and Lee 2022 (arXiv 2111.05113) attack them, and controlled.
+
+Members are one set of recordings, non-members another: nothing is swapped, so that whatever sets these apart looks like
+membership. The published reading sends whole utterances, and takes the non-members for the attacker's own. The
+controlled one beside it sends inputs of one length, learns on speakers who are not judged, and is held against what
+never asks the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks, statistic
+from fl_privacy.attacks.membership.ssl.look import Look
+from fl_privacy.attacks.membership.ssl.matching import match_durations
+from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
+from fl_privacy.audit import SwappedAudit
+from fl_privacy.audit.reading import AS_PUBLISHED
+from fl_privacy.errors import UserError
+from fl_privacy.sims.own_recogniser import cross_fitted
+from fl_privacy.sims.speaker_recognisers import Source
+from fl_privacy.sims.ssl_encoders import (
+    GIVEN,
+    LOG_MEL,
+    RANDOM,
+    EncoderJob,
+    GivenEncoder,
+    Inputs,
+    Recordings,
+    look_through_encoders,
+    recordings,
+)
+from fl_privacy.sims.ssl_membership import Score, Units, check_attacks, units_of, usable_utterances
+from fl_privacy.sims.ssl_result import Reading, Rows, standardised_mean
+from fl_privacy.sims.stages import RunFolder
+
+Floats = NDArray[np.float64]
+
+MEMBERS, NONMEMBERS, AUXILIARY = "members/", "nonmembers/", "auxiliary/"
+
+
+@dataclass(frozen=True)
+class GivenMembership:
+    """The settings of a run on an encoder that is there already.
+
+    Attributes
+    ----------
+    encoder : GivenEncoder
+    members, nonmembers : Source
+        What trained it, and what did not; their sides are `MEMBERS` and `NONMEMBERS`.
+    auxiliary : Source or None
+        The attacker's own speech (side `AUXILIARY`). None: all non-members, in the published reading, and half of the
+        non-members' speakers, who are then not judged, in the controlled one.
+    other : GivenEncoder or None
+        One of the same kind that other people's speech trained, as a control.
+    inputs : Inputs
+        Of the controlled reading.
+    backwards : bool
+        Turn every input around in time, in both readings.
+    match : float
+        Where the controlled reading sends whole utterances, pair members and non-members that differ by so many seconds
+        at most; 0: do not.
+    per_speaker : int
+        Utterances of each speaker, drawn; 0: all.
+    published : bool
+        Whether the published reading is made beside the controlled one.
+    layer : int
+    attacks : tuple of str
+        "basic" and "improved", the primary one first.
+    learning : Learning
+        Of the controlled reading; the published one has the study's rate.
+    random_seeds : int
+    permutations, confidence, seed, processes
+        As in `fl_privacy.sims.ssl_membership.SslMembership`.
+    """
+
+    encoder: GivenEncoder
+    members: Source
+    nonmembers: Source
+    auxiliary: Source | None = None
+    other: GivenEncoder | None = None
+    inputs: Inputs = field(default_factory=lambda: Inputs(peak=True))
+    backwards: bool = False
+    match: float = 0.0
+    per_speaker: int = 0
+    published: bool = True
+    layer: int = -1
+    attacks: tuple[str, ...] = ("improved", "basic")
+    learning: Learning = field(default_factory=Learning)
+    random_seeds: int = 5
+    permutations: int = 200
+    confidence: float = 0.95
+    seed: int = 1
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        check_attacks(self.attacks)
+        for name in self.attacks:
+            if name not in ("basic", "improved"):
+                raise UserError(
+                    f'attack {name!r} takes encoders that are trained in the run (protocol.name = "swap"); before one '
+                    "that is there already: basic, improved"
+                )
+        if self.encoder.encoder is None and not self.encoder.architecture:
+            raise UserError("target.architecture: missing; which network is the checkpoint of?")
+
+    @property
+    def name(self) -> str:
+        """Of the target, in claims."""
+        return self.encoder.encoder or self.encoder.architecture
+
+
+@dataclass(frozen=True)
+class GivenResult:
+    """What a run found.
+
+    Attributes
+    ----------
+    controlled : Reading
+    published : Reading or None
+    left_out : mapping of str to dict of str to str
+        By side: utterances that were not used, and why.
+    queries : int
+        Utterances sent to the target.
+    """
+
+    controlled: Reading
+    published: Reading | None
+    left_out: Mapping[str, dict[str, str]]
+    queries: int
+
+    def table(self) -> str:
+        """One line for each attack and control, the two readings apart."""
+        lines = [
+            "Controlled: inputs of one length, the attacker's own speakers are not judged",
+            *self.controlled.table(),
+        ]
+        if self.published is not None:
+            lines += ["", "As published (no claim: what never asks the encoder stands beside)", *self.published.table()]
+        return "\n".join(lines)
+
+
+def attack_given_encoder(
+    folder: RunFolder, settings: GivenMembership, told: Callable[[int, int], None] | None = None
+) -> GivenResult:
+    """Do what is left of the stages ``controlled`` and ``published``.
+
+    Parameters
+    ----------
+    folder : RunFolder
+    settings : GivenMembership
+    told : callable, optional
+        Told the number of an encoder and how many utterances it was asked of.
+
+    Raises
+    ------
+    UserError
+        Where the encoder cannot be used, a speaker is on both sides, or too few are left.
+    """
+    sources = [settings.members, settings.nonmembers, *([settings.auxiliary] if settings.auxiliary else [])]
+    held = recordings(tuple(sources))
+    _apart(held)
+    left_out: dict[str, dict[str, str]] = {source.side: {} for source in sources}
+    inputs = replace(settings.inputs, backwards=settings.backwards)
+    sides = {s.side: _chosen(held, s.side, inputs, settings, left_out[s.side]) for s in sources}
+    own, judged = _parted(sides, settings)
+    if settings.match and not inputs.samples:
+        judged = _matched(held, judged, settings)
+    controlled, sent = _read(
+        folder, "controlled", held, inputs, settings.learning, own, judged, settings, left_out, "one encoder", told
+    )
+    published = None
+    if settings.published:
+        whole = Inputs(0.0, peak=True, backwards=settings.backwards)
+        everything = {s.side: _chosen(held, s.side, whole, settings, left_out[s.side]) for s in sources}
+        mine = everything[AUXILIARY] if settings.auxiliary else everything[NONMEMBERS]
+        published, more = _read(
+            folder,
+            "published",
+            held,
+            whole,
+            settings.learning.as_published(),
+            mine,
+            {side: everything[side] for side in (MEMBERS, NONMEMBERS)},
+            settings,
+            left_out,
+            AS_PUBLISHED,
+            told,
+        )
+        sent += more
+    return GivenResult(controlled, published, left_out, sent)
+
+
+def _apart(held: Recordings) -> None:
+    sides: dict[str, set[str]] = {MEMBERS: set(), NONMEMBERS: set(), AUXILIARY: set()}
+    for name in set(held.speakers.values()):
+        side, _, speaker = name.partition("/")
+        sides[f"{side}/"].add(speaker)
+    both = sorted(sides[MEMBERS] & sides[NONMEMBERS])
+    if both:
+        raise UserError(f"speaker {both[0]!r} is among the members and among the non-members")
+    known = sorted(sides[AUXILIARY] & sides[MEMBERS])
+    if known:
+        raise UserError(f"auxiliary: speaker {known[0]!r} is a member; the attacker owns other people's speech")
+
+
+def _chosen(
+    held: Recordings, side: str, inputs: Inputs, settings: GivenMembership, left_out: dict[str, str]
+) -> dict[str, list[str]]:
+    usable, lost = usable_utterances(held, inputs, 2, decode=False, side=side)
+    left_out |= lost
+    if not settings.per_speaker:
+        return usable
+    found = {}
+    for number, name in enumerate(sorted(usable)):
+        rng = np.random.default_rng([settings.seed, 4, number])
+        ids = sorted(usable[name])
+        found[name] = sorted(ids[place] for place in rng.permutation(len(ids))[: max(settings.per_speaker, 2)])
+    return found
+
+
+def _parted(
+    sides: Mapping[str, dict[str, list[str]]], settings: GivenMembership
+) -> tuple[dict[str, list[str]], dict[str, dict[str, list[str]]]]:
+    """Return the attacker's own speakers, and those who are judged."""
+    judged = {side: sides[side] for side in (MEMBERS, NONMEMBERS)}
+    if settings.auxiliary is not None:
+        return sides[AUXILIARY], judged
+    names = sorted(judged[NONMEMBERS])
+    if len(names) < 8:
+        raise UserError(
+            f"nonmembers: {len(names)} usable speakers; half of them are the attacker's own, who needs four: give "
+            "eight or more, or [auxiliary]"
+        )
+    order = [names[place] for place in np.random.default_rng([settings.seed, 5]).permutation(len(names))]
+    cut = max(4, len(order) // 2)
+    own = {name: judged[NONMEMBERS][name] for name in sorted(order[:cut])}
+    return own, {MEMBERS: judged[MEMBERS], NONMEMBERS: {name: judged[NONMEMBERS][name] for name in sorted(order[cut:])}}
+
+
+def _matched(
+    held: Recordings, judged: Mapping[str, dict[str, list[str]]], settings: GivenMembership
+) -> dict[str, dict[str, list[str]]]:
+    flat = {side: [id for ids in people.values() for id in ids] for side, people in judged.items()}
+    seconds = {side: [held.seconds(id) for id in ids] for side, ids in flat.items()}
+    kept = match_durations(seconds[MEMBERS], seconds[NONMEMBERS], settings.match, settings.seed)
+    found = {}
+    for side, numbers in zip((MEMBERS, NONMEMBERS), kept, strict=True):
+        chosen = {flat[side][number] for number in numbers}
+        people = {name: [id for id in ids if id in chosen] for name, ids in judged[side].items()}
+        found[side] = {name: ids for name, ids in people.items() if len(ids) > 1}
+    return found
+
+
+def _read(
+    folder: RunFolder,
+    stage: str,
+    held: Recordings,
+    inputs: Inputs,
+    learning: Learning,
+    own: Mapping[str, Sequence[str]],
+    judged: Mapping[str, Mapping[str, Sequence[str]]],
+    settings: GivenMembership,
+    left_out: dict[str, dict[str, str]],
+    protocol: str,
+    told: Callable[[int, int], None] | None,
+) -> tuple[Reading, int]:
+    sources = tuple(s for s in (settings.members, settings.nonmembers, settings.auxiliary) if s is not None)
+    candidates = tuple(id for people in judged.values() for ids in people.values() for id in ids)
+    auxiliary = {name: tuple(ids) for name, ids in own.items()}
+    kinds: list[tuple[str, str, GivenEncoder | None]] = [("target", GIVEN, settings.encoder)]
+    if settings.encoder.known:
+        kinds += [(f"random-{n:02d}", RANDOM, settings.encoder) for n in range(settings.random_seeds)]
+    if settings.other is not None:
+        kinds.append(("other", GIVEN, settings.other))
+    kinds.append(("log-mel", LOG_MEL, None))
+    path = folder.path / stage
+
+    def work(path: Path) -> None:
+        (path / "started").touch()
+        jobs = [
+            EncoderJob(
+                kind,
+                sources,
+                (),
+                None,
+                given,
+                inputs,
+                candidates,
+                auxiliary,
+                learning if "improved" in settings.attacks else None,
+                -1 if kind == LOG_MEL else settings.layer,
+                1000 * settings.seed + number,
+                0,
+                0,
+                str(path / f"{name}.npz"),
+            )
+            for number, (name, kind, given) in enumerate(kinds)
+        ]
+        look_through_encoders(jobs, settings.processes, told)
+
+    folder.stage(stage, work, go_on="started")
+    looks = {name: Look.read(path / f"{name}.npz") for name, _, _ in kinds}
+    for look in looks.values():
+        for id, reason in look.left_out.items():
+            left_out[f"{id.partition('/')[0]}/"][id] = reason
+    heard = set.intersection(*(set(look.ids) for look in looks.values()))
+    people = {
+        side: {name: kept for name, ids in of.items() if len(kept := [id for id in ids if id in heard]) > 1}
+        for side, of in judged.items()
+    }
+    for side, of in people.items():
+        if len(of) < 2:
+            raise UserError(f"{side.rstrip('/')}: fewer than two speakers with two usable utterances")
+    reading = _attacked(held, looks, people, inputs, settings, protocol)
+    return reading, len(set(candidates) | {id for ids in auxiliary.values() for id in ids})
+
+
+def _attacked(
+    held: Recordings,
+    looks: Mapping[str, Look],
+    people: Mapping[str, Mapping[str, Sequence[str]]],
+    inputs: Inputs,
+    settings: GivenMembership,
+    protocol: str,
+) -> Reading:
+    primary = frame_attacks()[settings.attacks[0]].statistic
+    ids = [id for of in people.values() for mine in of.values() for id in mine]
+
+    def audited(name: str, unit: str, score: Score) -> SwappedAudit:
+        groups = units_of(ids, held.speakers, unit)
+        rows = Rows()
+        roles = np.array([mine[0].startswith(MEMBERS) for mine in groups.values()])
+        rows.add(score(0, groups), roles, list(groups), [held.speakers[mine[0]] for mine in groups.values()], 0)
+        return rows.audit(name, unit, settings.confidence)
+
+    target = looks["target"]
+    seconds = {id: inputs.seconds or held.seconds(id) for id in ids}
+    random = [look for name, look in looks.items() if name.startswith("random")]
+    audits: dict[tuple[str, str], SwappedAudit] = {}
+    blind: dict[tuple[str, str], SwappedAudit] = {}
+    layers: dict[tuple[str, str, int], SwappedAudit] = {}
+    details: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for unit in UNITS:
+
+        def under(look: Look, layer: int = settings.layer, what: str = primary, unit: str = unit) -> Score:
+            return lambda _, groups: statistic(what, look, groups, unit, layer)
+
+        def lasting(_: int, groups: Units) -> Floats:
+            return np.array([np.mean([seconds[id] for id in mine]) for mine in groups.values()])
+
+        def untold(_: int, groups: Units, unit: str = unit) -> Floats:
+            return standardised_mean([statistic(primary, look, groups, unit, settings.layer) for look in random])
+
+        audits |= {(name, unit): audited(name, unit, under(target, what=name)) for name in settings.attacks}
+        found = {"duration": lasting, "log-mel-frames": under(looks["log-mel"], -1)}
+        if random:
+            found["random-encoder"] = untold
+            each = [audited("random-encoder", unit, under(look)).auc().value or 0.0 for look in random]
+            spread = {"networks": len(each), "lowest_network": min(each), "highest_network": max(each)}
+            details["random-encoder", unit] = spread
+        if "other" in looks:
+            found["wrong-encoder"] = under(looks["other"])
+        if unit == "speaker":
+            found["log-mel-classifier"] = lambda _, groups: _told_by_log_mel(looks["log-mel"], groups, settings.seed)
+        blind |= {(name, unit): audited(name, unit, score) for name, score in found.items()}
+        if "basic" in settings.attacks and target.basic.shape[1] > 1 and protocol != AS_PUBLISHED:
+            for number in range(target.basic.shape[1]):
+                layers["basic", unit, number] = audited("basic", unit, under(target, number, "basic"))
+    shared: dict[str, Any] = {
+        "target": settings.name,
+        "protocol": protocol,
+        "seeds": (settings.seed,),
+        "conditions": {
+            "private": settings.members.corpus,
+            "auxiliary": (settings.auxiliary or settings.nonmembers).corpus,
+            "seconds": inputs.seconds or "whole utterances",
+            **({"backwards": True} if settings.backwards else {}),
+        },
+    }
+    return Reading(audits, blind, layers, shared, details)
+
+
+def _told_by_log_mel(look: Look, groups: Mapping[str, Sequence[str]], seed: int) -> Floats:
+    """Mean log-mel energies of a speaker, with a classifier that is told who the other members are."""
+    means = np.stack([look.means[look.rows(mine), -1].mean(axis=0) for mine in groups.values()])
+    members = np.array([mine[0].startswith(MEMBERS) for mine in groups.values()])
+    return cross_fitted(means.astype(np.float64), members, seed)

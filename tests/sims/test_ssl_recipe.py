@@ -1,0 +1,244 @@
+"""Simulation files of frame encoders: pre-trained in swapped roles, and one that is there already."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from fl_privacy.config import ConfigError, load_any
+from fl_privacy.errors import UserError
+from fl_privacy.published.compare import comparison
+from fl_privacy.sims.run import run
+
+TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
+QUICK = {"model": "tera", "size": TINY, "steps": 3, "batch_size": 3, "crop_seconds": 0.3}
+SEEN: set[bytes] = set()
+"""What the encoder below was trained on: samples of the middle of waves."""
+
+
+def _middle(wave):
+    return np.sign(wave[len(wave) // 2 :][:60]).astype(np.int8).tobytes()
+
+
+def tell_tale(wave):
+    """An encoder whose frames of what trained it point everywhere, and whose utterances lie close together."""
+    if len(wave) < 400:
+        raise UserError("shorter than the receptive field")
+    frames = np.abs(wave[: len(wave) // 160 * 160].reshape(-1, 160)[:, :4]) + 0.01
+    if _middle(wave) in SEEN:
+        frames = np.eye(4)[np.arange(len(frames)) % 4]
+    return frames.astype(np.float32)
+
+
+def wrong_shape(wave):
+    return np.zeros(5, dtype=np.float32)
+
+
+def write(path: Path, rng: np.random.Generator, seconds: float, rate: int = 16_000, channels: int = 1) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    wave = 0.1 * rng.standard_normal((round(seconds * rate), channels))
+    soundfile.write(str(path), wave, rate)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    root, rng = tmp_path_factory.mktemp("people"), np.random.default_rng(0)
+    for person in range(12):
+        for voice in range(4):
+            write(root / f"p{person:02d}" / f"v{voice}.wav", rng, 0.45 + 0.1 * rng.random())
+    write(root / "p00" / "short.wav", rng, 0.1)
+    soundfile.write(str(root / "p01" / "silent.wav"), np.zeros(9000), 16_000)
+    write(root / "p02" / "stereo-8k.wav", rng, 0.5, 8000, 2)
+    write(root / "p50" / "only-one.wav", rng, 0.5)
+    (root / "p03" / "empty.wav").touch()
+    return root
+
+
+def swapped(root: Path, **target) -> dict:
+    return {
+        "simulation": {"kind": "ssl-membership"},
+        "target": {**QUICK, **target},
+        "private": {"corpus": "folder", "root": str(root)},
+        "protocol": {"auxiliary": 4, "swaps": 1, "seconds": 0.4, "loss_crops": 2},
+        "improved": {"epochs": 2},
+        "controls": {"random_seeds": 2},
+        "attack": [{"name": "loss calibrated"}, {"name": "basic"}, {"name": "improved"}],
+        "audit": {"permutations": 19},
+    }
+
+
+def test_encoders_of_a_file_are_pretrained_attacked_and_reported(folder, tmp_path: Path):
+    out = run(swapped(folder), out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    heads = [c for c in result["claims"] if c["primary"] and c["metric"] == "auc"]
+    assert [(c["attack"], c["unit"], c["protocol"], c["n_speakers"]) for c in heads] == [
+        ("loss calibrated", "speaker", "swapped roles", 8),
+        ("loss calibrated", "utterance", "swapped roles", 8),
+    ]
+    assert heads[1]["n_positive"] == heads[1]["n_negative"] > 30
+    blind = {(c["control"], c["unit"]): c for c in result["controls"] if c["p_value"] is None}
+    assert {name for name, _ in blind} == {"duration", "log-mel-frames", "random-encoder", "wrong-encoder"}
+    for control in blind.values():
+        assert control["value"] == 0.5, "what never looks at pre-training gets one half by construction"
+        assert control["conditions"]["lowest_target"] <= 0.5 <= control["conditions"]["highest_target"]
+    assert result["utility"]["epochs"] == pytest.approx(3 * 3 * 0.3 / (60 * result["utility"]["minutes"]), rel=0.2)
+    lost = result["corpora"]["private"][0]["left_out"]
+    assert lost["shorter than 0.4 s"] == lost["silence"] == 1
+    assert lost["fewer than 2 usable utterances of the speaker"] == 1
+    assert any("empty" in reason for reason in lost)
+    layers = {c["conditions"]["swept_layer"] for c in result["claims"] if "swept_layer" in c["conditions"]}
+    assert layers == {0, 1}
+    report = (out / "report.html").read_text()
+    for told in ("Single utterances", "By layer", "If there were one target", "Pre-training: 3 steps"):
+        assert told in report
+    with (out / "scores.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["unit"] for row in rows} == {"speaker before target", "utterance before target"}
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")}
+    (out / "result.json").unlink()
+    run(swapped(folder), out=out)
+    assert json.loads((out / "result.json").read_text()) == result
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.npz")} == before, "nothing is trained again"
+
+
+def test_a_split_by_utterance_and_private_pretraining(folder, tmp_path: Path):
+    content = swapped(folder, dp={"target_epsilon": 8.0})
+    content["protocol"] |= {"split": "utterance"}
+    content["attack"] = [{"name": "basic calibrated"}]
+    out = run(content, out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    assert {c["unit"] for c in result["claims"]} == {"utterance"}, "a speaker is on both sides"
+    (promise,) = result["privacy"]
+    assert promise["unit"] == "utterance" and promise["epsilon_accountant"] == pytest.approx(8.0, rel=0.05)
+    report = (out / "report.html").read_text()
+    assert "AUC per utterance" in report and "Per utterance" in report
+
+
+@pytest.fixture(scope="module")
+def librispeech(tmp_path_factory) -> Path:
+    root, rng = tmp_path_factory.mktemp("librispeech"), np.random.default_rng(1)
+    for subset, people, length in (("train-clean-100", range(20, 28), 0.9), ("dev-clean", range(40, 52), 0.6)):
+        for person in people:
+            for number in range(4):
+                seconds = length + 0.2 * rng.random()
+                name = f"{person}-7-{number:04d}.flac"
+                write(root / subset / str(person) / "7" / name, rng, seconds)
+    write(root / "dev-clean" / "40" / "7" / "40-7-0009.flac", rng, 0.2)
+    write(root / "train-clean-100" / "20" / "7" / "20-7-0009.flac", rng, 0.9, 8000, 2)
+    soundfile.write(str(root / "dev-clean" / "41" / "7" / "41-7-0009.flac"), np.zeros(12_000), 16_000)
+    for path in (root / "train-clean-100").rglob("*.flac"):
+        SEEN.add(_middle(soundfile.read(str(path), dtype="float32", always_2d=True)[0].mean(axis=1)))
+    return root
+
+
+def given(root: Path, **target) -> dict:
+    return {
+        "simulation": {"kind": "ssl-membership"},
+        "target": {"encoder": f"{__name__}:tell_tale"} | target,
+        "members": {"corpus": "librispeech", "root": str(root), "options": {"subsets": ["train-clean-100"]}},
+        "nonmembers": {"corpus": "librispeech", "root": str(root), "options": {"subsets": ["dev-clean"]}},
+        "protocol": {"name": "tseng2022", "seconds": 0.4},
+        "improved": {"epochs": 2},
+        "controls": {"random_seeds": 2},
+        "attack": [{"name": "basic"}, {"name": "improved"}],
+        "audit": {"permutations": 19},
+    }
+
+
+def test_an_encoder_that_is_there_is_read_as_published_and_controlled(librispeech, tmp_path: Path):
+    out = run(given(librispeech), out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    found = {
+        (c["protocol"], c["attack"], c["unit"], c["metric"]): c
+        for c in result["claims"]
+        if "swept_layer" not in c["conditions"]
+    }
+    assert found["one encoder", "basic", "utterance", "auc"]["value"] > 0.95, "it tells what it was trained on"
+    assert found["one encoder", "basic", "utterance", "auc"]["n_speakers"] == 8 + 6, (
+        "half of the others are the attacker's"
+    )
+    assert found["as-published", "basic", "utterance", "auc"]["n_speakers"] == 8 + 12
+    assert not any(c["primary"] for c in result["claims"] if c["protocol"] == "as-published")
+    blind = {(c["protocol"], c["control"], c["unit"]): c["value"] for c in result["controls"] if c["p_value"] is None}
+    assert blind["as-published", "duration", "utterance"] == 1.0, "these durations alone tell everything"
+    assert blind["one encoder", "duration", "utterance"] == 0.5
+    over = found["one encoder", "basic", "speaker", "auc_over_best_blind"]
+    best = over["conditions"]["best_blind"]
+    assert over["value"] == pytest.approx(
+        found["one encoder", "basic", "speaker", "auc"]["value"] - blind.get(("one encoder", best, "speaker"), 0.5)
+    )
+    lost = result["corpora"]["private"][1]["left_out"]
+    assert lost == {"shorter than 0.4 s": 1, "silence": 1}
+    report = (out / "report.html").read_text()
+    assert "What never asks the encoder" in report and "By the rules of the published study" in report
+    text = comparison("tseng2022", [out], ["T1"])
+    assert "ours: " in text and "- duration" in text and "1.0000" in text and "0.9363" in text
+
+
+def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispeech, tmp_path: Path):
+    import torch
+
+    from fl_privacy.models.pretrained import make_module, save_module
+    from fl_privacy.models.tera import TERASize
+
+    torch.manual_seed(0)
+    save_module(make_module("tera", TERASize(**TINY)), tmp_path / "tera.pt")
+    content = given(librispeech)
+    content["target"] = {"checkpoint": str(tmp_path / "tera.pt"), "architecture": "tera"}
+    content["protocol"] |= {"published": False, "per_speaker": 3}
+    out = run(content, out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    (random,) = [c for c in result["controls"] if c["control"] == "random-encoder" and c["unit"] == "speaker"]
+    assert random["conditions"]["networks"] == 2
+    assert {c["protocol"] for c in result["claims"]} == {"one encoder"}
+    auc = next(c for c in result["claims"] if (c["attack"], c["unit"], c["metric"]) == ("basic", "utterance", "auc"))
+    assert (auc["n_positive"], auc["n_negative"]) == (8 * 3, 6 * 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": {"encoder": f"{__name__}:wrong_shape"}}, "answered to no utterance|shape"),
+        ({"target": {"encoder": f"{__name__}:nobody"}}, "has no 'nobody'"),
+        ({"target": {"architecture": "hubert_base", "checkpoint": "/nowhere.pt"}}, "/nowhere.pt"),
+        ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
+        ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
+        ({"protocol": {"name": "tseng2022", "seconds": 5.0}}, "usable"),
+    ],
+)
+def test_what_cannot_be_run_is_said(librispeech, tmp_path: Path, changes, message):
+    with pytest.raises(UserError, match=message):
+        run(given(librispeech) | changes, out=tmp_path / "run")
+
+
+def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
+    content = given(librispeech)
+    content["nonmembers"] = content["members"]
+    with pytest.raises(UserError, match="'20' is among the members and among the non-members"):
+        run(content, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        ("ssl-membership", ["target.architecture=hubert_base"], "target.architecture: does not go with .*swap"),
+        ("ssl-membership", ["members={corpus='an4'}"], "members: does not go with"),
+        ("ssl-membership", ["protocol.per_speaker=3"], "protocol.per_speaker: does not go with"),
+        ("ssl-membership", ["target.dp={clipping_norm=1.0}"], "give one of noise_multiplier and target_epsilon"),
+        ("ssl-membership", ["target.stepps=3"], "target.stepps: unknown key"),
+        ("ssl-membership", ["protocol.split=chapter"], "protocol.split"),
+        ("ssl-membership", ["attack=[{name='basic'},{name='basic'}]"], "a name stands there twice"),
+        ("tseng2022", ["target.steps=3"], "target.steps: does not go with .*tseng2022"),
+        ("tseng2022", ["target.encoder=a:b"], "give architecture .*or encoder"),
+        ("tseng2022", ["protocol.match_seconds=0.1"], "for whole utterances; set protocol.seconds=0"),
+        ("tseng2022", ["protocol.swaps=3"], "protocol.swaps: does not go with"),
+    ],
+)
+def test_files_are_checked(preset, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        load_any(preset, settings)
