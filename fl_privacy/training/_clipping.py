@@ -268,7 +268,7 @@ def _no_warnings() -> warnings.catch_warnings[None]:
 def _in_order(module: nn.Module) -> list[RemovableHandle]:
     """Hand two-dimensional convolutions their input row by row in memory.
 
-    Opacus (1.6.0) takes it to lie so: of any other order (``torch.channels_last``) it computes wrong gradients, silently.
+    Opacus (1.6.0) takes it to lie so; in any other order (``torch.channels_last``) its gradients are wrong, silently.
     """
 
     def ordered(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

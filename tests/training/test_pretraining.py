@@ -104,7 +104,7 @@ def test_it_learns_what_it_is_trained_to_do(model: str) -> None:
     early = pretrain(beats, NAMES, replace(settings, steps=1, learning_rate=1e-9), 1)
     late = pretrain(beats, NAMES, settings, 1)
     before, after = (pretraining_losses(module, beats, crops=4, seed=0) for module in (early, late))
-    assert after.mean() < 0.93 * before.mean()
+    assert after.max() < {"tera": 0.93, "cpc": 0.99}[model] * before.min()
 
 
 def test_the_learning_rate_rises_and_falls_for_tera_and_stays_for_cpc() -> None:
