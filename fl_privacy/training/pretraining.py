@@ -381,7 +381,7 @@ def learning_rate(settings: Pretraining, step: int) -> float:
     rising = settings.warm_up * settings.steps
     if step + 1 < rising:
         return settings.rate * (step + 1) / rising
-    return settings.rate * (settings.steps - step) / max(settings.steps - rising, 1)
+    return settings.rate * min(1.0, (settings.steps - step) / (settings.steps - rising))
 
 
 def _private_run(*arguments: Any) -> _Run:
