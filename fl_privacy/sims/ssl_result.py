@@ -180,14 +180,17 @@ class Rows:
         self.targets += [target] * len(scores)
 
     def audit(self, name: str, unit: str, confidence: float) -> SwappedAudit:
-        """Audit them; a unit is called a member where it lies above the middle of a target's."""
+        """Audit them; a unit is called a member where it lies above the middle of a target's.
+
+        Scores are told from there too: those of two encoders lie at two levels, which no threshold over both would suit.
+        """
+        centred = np.concatenate([scores - np.median(scores) for scores in self.scores])
         return SwappedAudit(
-            np.concatenate(self.scores),
+            centred,
             np.concatenate(self.members),
             self.speakers,
             self.targets,
             utterances=self.names if unit == "utterance" else None,
-            decisions=np.concatenate([scores - np.median(scores) for scores in self.scores]),
             name=name,
             confidence=confidence,
         )
