@@ -169,7 +169,10 @@ def test_what_the_study_s_settings_cannot_be_is_refused(setting, message):
 
 @pytest.mark.parametrize("name", sorted(presets()))
 def test_presets_load_and_say_what_they_are(name):
-    kind = "speaker-membership" if name == "speaker-membership" else "federated-ser"
+    others = {"speaker-membership": "speaker-membership"} | dict.fromkeys(
+        ("speaker-inversion", "pizzi2023"), "speaker-inversion"
+    )
+    kind = others.get(name, "federated-ser")
     assert load_any(name).resolved()["simulation"]["kind"] == kind
     assert len(presets()[name]) > 20
 
