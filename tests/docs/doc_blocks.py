@@ -9,6 +9,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 
+ELSEWHERE = {
+    ("speaker-membership.md", "$ fl-privacy audit-speaker"): "tests/sims/test_speaker_audit.py asks for one person",
+    ("speaker-membership.md", "import csv"): "tests/corpora/test_manifest_recipe.py runs the recipe",
+    (
+        "how-to/shell.md",
+        "fl-privacy --show-completion",
+    ): "tests/test_cli_start.py, which shell it is called from or not",
+    ("defenses.md", "from fl_privacy.defenses import Defense"): "tests/defenses/test_defenses_page.py runs the example",
+}
+"""Blocks that another test runs: page, how the block begins, and which."""
+
 _FENCE = re.compile(
     r"^(?:<!-- test: (?P<kind>\w+)(?:: (?P<value>.*?))? -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -67,3 +78,21 @@ def prose(text: str) -> str:
         return re.sub(r"[^\n]+", "", found[0])
 
     return re.sub(r"^```.*?^```$|<!--.*?-->|``.+?``|`[^`\n]*`", blank, text, flags=re.MULTILINE | re.DOTALL)
+
+
+def why_skipped(block: Block) -> str:
+    """Return why a block is not run with its page; empty where it is."""
+    if block.kind == "skip":
+        return block.value
+    if block.text.startswith("cd examples/"):
+        return "tests/examples runs the examples"
+    return next(
+        (why for (page, start), why in ELSEWHERE.items() if block.page == page and block.text.startswith(start)), ""
+    )
+
+
+if __name__ == "__main__":  # what is not run, and why
+    for name in pages():
+        for one in blocks(name):
+            if why := why_skipped(one):
+                print(f"docs/{name}:{one.line}: {one.text.splitlines()[0]}: {why}")

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from doc_blocks import Block, blocks, pages
+from doc_blocks import ELSEWHERE, Block, blocks, pages, why_skipped
 
 from fl_privacy import cli, config
 from fl_privacy.config import SimulationFile, SweepSettings
@@ -29,26 +29,13 @@ from fl_privacy.corpora import Corpus, write
 from fl_privacy.sims.grid import cells_of
 from tests.test_readme import CLIENT, TASK
 
-ELSEWHERE = {
-    ("speaker-membership.md", "$ fl-privacy audit-speaker"): "tests/sims/test_speaker_audit.py asks for one person",
-    ("speaker-membership.md", "import csv"): "tests/corpora/test_manifest_recipe.py runs the recipe",
-    (
-        "how-to/shell.md",
-        "fl-privacy --show-completion",
-    ): "tests/test_cli_start.py, which shell it is called from or not",
-    ("defenses.md", "from fl_privacy.defenses import Defense"): "tests/defenses/test_defenses_page.py runs the example",
-}
-"""Blocks that another test runs: page, how the block begins, and which."""
-
 LATER = ("ssl-membership.md", "inversion.md")
 """Pages that come with their parts."""
 
-SMALL = (
-    "--set federation.rounds=2 --set private.options.speakers=10 --set private.options.utterances=4 "
-    "--set auxiliary.0.options.speakers=8 --set auxiliary.0.options.utterances=4 --set audit.permutations=2 "
-    "--set audit.canaries=0 --quiet"
-)
-"""For simulations on synthetic voices, and without the corpora's options on other ones."""
+SMALL = "--set federation.rounds=2 --set audit.permutations=2 --set audit.canaries=0 --quiet"
+"""For every simulation, and what it has of synthetic voices; a sweep has one seed besides."""
+
+VOICES = {"private": (10, 4), "auxiliary.0": (8, 4)}
 
 SHELL = ("bash", "console")
 NOT_RUN = ("text", "")
@@ -112,7 +99,7 @@ def people(desk: Path) -> None:
 
 def a_run(desk: Path) -> None:
     """What the tutorial has left."""
-    call(f"fl-privacy run federated-ser {SMALL} --out runs/first")
+    call(shortened("fl-privacy run federated-ser --out runs/first"))
 
 
 SETUP: dict[str, Callable[[Path], None]] = {
@@ -140,14 +127,6 @@ def commands(block: Block) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def why_skipped(block: Block) -> str:
-    if block.kind == "skip":
-        return block.value
-    return next(
-        (why for (page, start), why in ELSEWHERE.items() if block.page == page and block.text.startswith(start)), ""
-    )
-
-
 class Options(argparse.ArgumentParser):
     """The options of run and sweep that say what is simulated."""
 
@@ -163,7 +142,7 @@ class Options(argparse.ArgumentParser):
 
 def simulated(line: str) -> list[Any]:
     """Return the simulations that a run or sweep command stands for, read and checked."""
-    _, kind, *words = shlex.split(line)
+    _, kind, *words = shlex.split(line, comments=True)
     options = Options().parse_args(words)
     file = config.load_any(options.source, options.set)
     if kind == "run" or not isinstance(file, SimulationFile):
@@ -180,7 +159,7 @@ def quick(line: str) -> bool:
     return all(side.corpus in ("synthetic", "folder") for side in (file.private, *file.auxiliary))
 
 
-def shortened(line: str, block: Block) -> str:
+def shortened(line: str, given: str = "") -> str:
     """Return a command of ours with what makes it short."""
     if line.startswith("fl-privacy attack "):
         return f"{line} --permutations 3"
@@ -188,17 +167,18 @@ def shortened(line: str, block: Block) -> str:
         return line
     line = line.replace("--workers 2", "--workers 1")  # (a process more has to load torch)
     small = SMALL
-    for side, key in (("private", "private"), ("auxiliary", "auxiliary.0")):
-        if f"{side}=" in line:  # another corpus, with other options
-            small = re.sub(rf"--set {re.escape(key)}\.options\.\w+=\d+ ?", "", small)
-    if "defense" not in line:
-        small = small.replace("--set audit.canaries=0 ", "")
-    return f"{line} {block.value or small}"
+    file = simulated(line)[0]
+    for (key, (speakers, utterances)), side in zip(VOICES.items(), (file.private, file.auxiliary[0]), strict=True):
+        if side.corpus == "synthetic":
+            small += f" --set {key}.options.speakers={speakers} --set {key}.options.utterances={utterances}"
+    if line.startswith("fl-privacy sweep "):
+        small += " --seeds 1 --processes 1"
+    return f"{line} {given or small}"
 
 
 def printed_by(line: str, block: Block, slow: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> str:
     """Run a command, and return what it prints."""
-    word, *rest = shlex.split(line)
+    word, *rest = shlex.split(line, comments=True)
     capsys.readouterr()
     if word == "export":
         name, _, value = rest[0].partition("=")
@@ -206,9 +186,9 @@ def printed_by(line: str, block: Block, slow: bool, monkeypatch: pytest.MonkeyPa
             monkeypatch.setenv(name, value)
     elif word == "fl-privacy" and rest[0] in ("run", "sweep") and not quick(line):
         if slow and isinstance(simulated(line)[0], SimulationFile):
-            call(shortened(line, block))
+            call(shortened(line, block.value))
     elif word == "fl-privacy":
-        call(shortened(line, block))
+        call(shortened(line, block.value))
     elif word == "python":
         done = subprocess.run([sys.executable, *rest], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

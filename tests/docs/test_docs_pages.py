@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import tomllib
 
 import pytest
 import yaml
@@ -55,6 +56,16 @@ def test_every_page_is_in_the_navigation() -> None:
     later = {line.strip("/") for line in site["not_in_nav"].split()}
     assert set(pages()) - later <= shown
     assert not later & shown
+
+
+def test_the_drawing_of_the_layers_is_the_import_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    drawing = text.split("## Layers")[1].split("```")[1]
+    boxes = [re.search(r"\|(.*)\|", line) for line in drawing.splitlines() if line.count("|") > 1]
+    drawn = [{name.strip() for name in found[1].split("|")} for found in boxes if found and "|" in found[0]]
+    assert drawn == [{name.strip().removeprefix("fl_privacy.") for name in layer.split("|")} for layer in layers]
 
 
 def test_every_preset_is_named_somewhere() -> None:
