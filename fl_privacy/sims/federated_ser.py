@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +28,7 @@ from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defense
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
 from fl_privacy.sims import as_published
+from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.canaries import audit_epsilon, from_server, with_canaries
 from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
@@ -147,7 +146,7 @@ class FederatedSER:
                 f"simulation.engine = {settings.simulation.engine!r} is for `flwr run` (see docs/engines.md); "
                 f"here there are: {', '.join(ENGINES)}"
             )
-        with _logs_to(folder.path / "log.txt"):
+        with logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
                 self._check_defenses(self._voices.partition("victim", settings.simulation.seed).clients)
                 self._voices.check_strangers()
@@ -495,26 +494,3 @@ def _utility(history: Mapping[str, Any]) -> dict[str, Any]:
         "by_round": test,
         "validation_accuracy_by_round": history["validation_accuracy"],
     }
-
-
-@contextmanager
-def _logs_to(path: Path) -> Iterator[None]:
-    """Send what Flower and we log to a file, and only there."""
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write to the run folder: {path}: {error.strerror or error}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    saved = []
-    for name in ("flwr", "fl_privacy"):
-        logger = logging.getLogger(name)
-        saved.append((logger, logger.handlers[:], logger.level, logger.propagate))
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        for logger, handlers, level, propagate in saved:
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
-        handler.close()

@@ -18,6 +18,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
 from fl_privacy.models.speaker_losses import LOSSES
 from fl_privacy.report import write_report
+from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.speaker_membership import SpeakerMembership, attack_in_swapped_roles
@@ -109,7 +110,8 @@ class SpeakerMembershipRecipe:
         if not (folder.done("audit") and (folder.path / "result.json").exists()):
             folder.undo("audit")
             work = self._swapped if self.file.target.model is None else self._own
-            folder.stage("audit", lambda path: work(path, folder))
+            with logs_to(folder.path / "log.txt"):
+                folder.stage("audit", lambda path: work(path, folder))
         if not (folder.path / "report.html").exists():
             write_report(folder.path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from fl_privacy.training.speaker import SpeakerTraining
 Embeddings = Mapping[str, NDArray[np.float32]]
 """Of each voice, by its id: shape (chunks, d)."""
 
+
+logger = logging.getLogger(__name__)
 
 MEAN_LOG_MEL, RANDOM = "mean log-mel", "random initialisation"
 
@@ -140,6 +143,10 @@ def _train_and_embed(job: RecogniserJob, told: Told) -> None:
             [waves[voice] for voice, _ in heard], [speaker for _, speaker in heard], job.training, job.seed, told
         )
         encoder = SpeakerEncoder.of_module(model, name=job.training.encoder)
+        people = len(job.recogniser.members)
+        logger.info(
+            "%s: trained on %d voices of %d speakers, %s", Path(job.file).stem, len(heard), people, job.training
+        )
     elif job.untrained == MEAN_LOG_MEL:
         encoder = SpeakerEncoder.of_module(_mean_log_mel(), name=job.untrained)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from fl_privacy.corpora import AudioError, Corpus
 from fl_privacy.models.encoder import is_silent, vectors_of
 from fl_privacy.sims.speaker_recognisers import Embeddings
 from fl_privacy.sims.stages import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 def unusable(folder: RunFolder, corpus: Corpus, side: str = "") -> dict[str, str]:
@@ -41,6 +44,8 @@ def unusable(folder: RunFolder, corpus: Corpus, side: str = "") -> dict[str, str
                     found[side + utterance.id] = "silence"
             except AudioError as error:
                 found[side + utterance.id] = str(error).removeprefix(f"{utterance.path}: ")
+        for name, why in found.items():
+            logger.warning("%s is left out: %s", name, why)
         write_atomically(path / "left_out.json", json.dumps(found, indent=1) + "\n")
 
     held = folder.stage("voices", work) / "left_out.json"

@@ -80,6 +80,8 @@ def sweep(
     if isinstance(base, SimulationFile) and not keep_stores:
         fixed.append("capture.keep=false")
         base = load_any(source, fixed)
+    elif keep_stores and not isinstance(base, SimulationFile):
+        raise ConfigError(f"keep_stores is for federated simulations; {base.simulation.kind!r} captures no updates")
     if "sweep" not in type(base).model_fields:
         raise ConfigError(f"simulations of kind {base.simulation.kind!r} cannot be swept; `fl-privacy run` runs one")
     chosen = _chosen(getattr(base, "sweep", None) or SweepSettings(), vary, seeds)

@@ -2,8 +2,9 @@
 
 Of a group of k examples a Poisson batch holds Binomial(k, q) many, each of which moves the clipped sum by at most the
 clipping norm. So a step with the group and a step without it are told apart at best as well as a mixture of Gaussians
-at 0, 1, ..., k from one Gaussian at 0 (Ganesh 2024, arXiv 2401.10294): a far smaller epsilon than k times that of one
-example, whose delta grows with exp((k - 1) epsilon) besides.
+at 0, 1, ..., k from one Gaussian at 0 (Ganesh 2024, arXiv 2401.10294). At the same delta that is more than k times the
+epsilon of one example, but less than the general rule for groups gives: k times an epsilon at a delta that is smaller
+by a factor of about exp((k - 1) epsilon), which soon says nothing.
 """
 
 from __future__ import annotations
