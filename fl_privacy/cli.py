@@ -293,6 +293,23 @@ def sweep(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of runs and sweeps.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The page to write; default for one: its report.html.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--csv", metavar="DIR", help="Also write the numbers behind each figure there.")
+    ] = None,
+) -> None:
+    """Make the report of a run or a sweep again, or lay several beside one another."""
+    from fl_privacy.report import make_report
+
+    for path in make_report(runs, out, data):
+        print(path)
+
+
+@app.command()
 def published(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021.")],
     results: Annotated[

@@ -1,4 +1,4 @@
-"""The figures: each takes numbers and gives one SVG element."""
+"""The figures: each takes numbers and draws them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.report.run import Floats, SpeakerScore
-from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, THIRD, drawing, inline
+from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, THIRD, Figure, drawing, inline
 
 _WIDTH = 4.0
 _BETWEEN = 10
+_LOOKS = ((FIRST, "o", "-"), (THIRD, "D", "-"), (SECOND, "s", "--"), (INK, "x", ":"))
+KINDS = len(_LOOKS)
+"""Kinds of bar that `intervals` can tell apart."""
 _MARKS = ((FIRST, "o"), (SECOND, "^"))
 
 
@@ -57,7 +60,7 @@ def short(text: str, length: int = 30) -> str:
     return text if len(text) <= length else text[: length - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> str:
+def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> Figure:
     """Draw ROCs on linear axes, or with a logarithmic axis of false positive rates.
 
     Parameters
@@ -104,10 +107,16 @@ def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> str:
         axes.set_xlabel("false positive rate" + (" (logarithmic)" if log else ""))
         axes.set_ylabel("true positive rate")
         figure.legend(loc="upper left", bbox_to_anchor=(0.08, 1.0))
-    return inline(drawn[0], name, label)
+    svg = inline(drawn[0], name, label)
+    if log:  # the same numbers
+        return Figure(name, svg)
+    rows = [(c.name, float(x), float(y)) for c in curves for x, y in zip(c.fpr, c.tpr, strict=True)]
+    return Figure(name, svg, ("name", "fpr", "tpr"), tuple(rows))
 
 
-def strip(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], threshold: float | None, label: str) -> str:
+def strip(
+    groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], threshold: float | None, label: str
+) -> Figure:
     """Draw each speaker's score as a mark in the row of its class; hovering names the speaker.
 
     Parameters
@@ -147,7 +156,38 @@ def strip(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], thresh
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(f"attack's score of a speaker (high: {short(names[-1])})")
-    return inline(drawn[0], "strip", label, titles)
+    rows = tuple((s.speaker, s.label, s.score, s.decision) for group in groups for s in group)
+    return Figure("strip", inline(drawn[0], "strip", label, titles), ("speaker", "label", "score", "decision"), rows)
+
+
+def distributions(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], label: str) -> Figure:
+    """Draw histograms of the scores of each class, over the same bins.
+
+    Parameters
+    ----------
+    groups : sequence of sequence of SpeakerScore
+        One for each class, the negative one first.
+    names : sequence of str
+        Of the classes.
+    label : str
+        For those who do not see it.
+    """
+    values = [np.array([s.score for s in group]) for group in groups]
+    edges = np.histogram_bin_edges(np.concatenate(values), bins=min(24, max(8, len(groups[0]) // 3)))
+    counts = [np.histogram(mine, edges)[0] for mine in values]
+    with drawing(_WIDTH, 2.4, "distributions") as (figure, drawn):
+        axes = figure.add_axes((0.13, 0.2, 0.84, 0.6))
+        for mine, name, (colour, _), style in zip(counts, names, _MARKS, ("-", "--"), strict=True):
+            axes.stairs(mine, edges, color=colour, linestyle=style, linewidth=1.8, label=short(name))
+            axes.stairs(mine, edges, color=colour, alpha=0.15, fill=True)
+        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel("attack's score of a speaker")
+        axes.set_ylabel("speakers")
+        figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0))
+    rows = zip(edges[:-1].tolist(), edges[1:].tolist(), *(mine.tolist() for mine in counts), strict=True)
+    return Figure(
+        "distributions", inline(drawn[0], "distributions", label), ("from", "to", *map(str, names)), tuple(rows)
+    )
 
 
 def intervals(
@@ -157,7 +197,8 @@ def intervals(
     span: tuple[float, float],
     chance: float | None,
     label: str,
-) -> str:
+    name: str = "intervals",
+) -> Figure:
     """Draw values with their ranges, one block of lines for each attack or baseline.
 
     Parameters
@@ -165,7 +206,7 @@ def intervals(
     rows : sequence of (name, bars)
         From top to bottom.
     kinds : sequence of str
-        At most four kinds of bar, in the order of the legend; each has its own colour, marker and line.
+        At most `KINDS` kinds of bar, in the order of the legend; each has its own colour, marker and line.
     axis : str
         What the values are.
     span : (float, float)
@@ -174,23 +215,24 @@ def intervals(
         What guessing gets.
     label : str
         For those who do not see it.
+    name : str
+        Prefix of the figure's ids.
     """
-    looks = ((FIRST, "o", "-"), (THIRD, "D", "-"), (SECOND, "s", "--"), (INK, "x", ":"))
     lines = sum(1 + len(bars) for _, bars in rows)
     present = [kind for kind in kinds if any(bar.kind == kind for _, bars in rows for bar in bars)]
     legend = 0.2 * len(present) + 0.1
     height = 0.2 * lines + legend + 0.55
-    with drawing(_WIDTH, height, "intervals") as (figure, drawn):
+    with drawing(_WIDTH, height, name) as (figure, drawn):
         axes = figure.add_axes((0.04, 0.45 / height, 0.92, (0.2 * lines + 0.1) / height))
         if chance is not None:
             axes.axvline(chance, color=INK, linewidth=0.8, linestyle=":")
         handles: dict[str, Any] = {}
         y = 0.0
-        for name, bars in rows:
-            axes.text(span[0], y, short(name, 40), va="center", weight="bold")
+        for title, bars in rows:
+            axes.text(span[0], y, short(title, 40), va="center", weight="bold")
             for bar in bars:
                 y -= 1
-                colour, marker, line = looks[kinds.index(bar.kind)]
+                colour, marker, line = _LOOKS[kinds.index(bar.kind)]
                 if bar.low is not None and bar.high is not None:
                     axes.plot([bar.low, bar.high], [y, y], color=colour, linestyle=line, linewidth=1.8)
                 handles[bar.kind] = axes.plot(
@@ -203,12 +245,13 @@ def intervals(
         axes.spines["left"].set_visible(False)
         axes.set_xlabel(axis if chance is None else f"{axis} ({chance:.3g}: guessing)")
         figure.legend([handles[k] for k in present], present, loc="upper left", bbox_to_anchor=(0.0, 1.0))
-    return inline(drawn[0], "intervals", label)
+    told = tuple((title, bar.kind, bar.value, bar.low, bar.high) for title, bars in rows for bar in bars)
+    return Figure(name, inline(drawn[0], name, label), ("name", "kind", "value", "low", "high"), told)
 
 
 def over_rounds(
     rounds: Sequence[int], lines: Sequence[tuple[str, Sequence[float | None]]], chance: float | None, label: str
-) -> str:
+) -> Figure:
     """Draw fractions over rounds.
 
     Parameters
@@ -243,7 +286,8 @@ def over_rounds(
         axes.set_xlabel("round")
         axes.set_ylabel("fraction")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
-    return inline(drawn[0], "rounds", label)
+    told = tuple(zip(rounds, *(values for _, values in lines), strict=True))
+    return Figure("rounds", inline(drawn[0], "rounds", label), ("round", *(name for name, _ in lines)), told)
 
 
 def steps(
@@ -254,7 +298,8 @@ def steps(
     span: tuple[float, float],
     chance: float | None,
     label: str,
-) -> str:
+    steps: str = "leaked updates of each",
+) -> Figure:
     """Draw values over steps, each line with the band of its intervals.
 
     Parameters
@@ -273,6 +318,8 @@ def steps(
         What guessing gets.
     label : str
         For those who do not see it.
+    steps : str
+        What the steps are.
     """
     looks = ((FIRST, "o", "-"), (SECOND, "^", "--"), (THIRD, "s", "-."))
     legend = 0.2 * (len(lines) + 1) + 0.1
@@ -303,10 +350,15 @@ def steps(
         axes.set_ylim(*span)
         axes.set_xlim(-0.2, len(ticks) - 0.8)
         axes.set_xticks(where, ticks)
-        axes.set_xlabel("leaked updates of each")
+        axes.set_xlabel(steps)
         axes.set_ylabel(axis)
         figure.legend(loc="upper left", bbox_to_anchor=(0.08, 1.0))
-    return inline(drawn[0], name, label)
+    rows = [
+        (line.name, tick, *(point or (None, None, None)))
+        for line in lines
+        for tick, point in zip(ticks, line.points, strict=True)
+    ]
+    return Figure(name, inline(drawn[0], name, label), ("name", "step", "value", "low", "high"), tuple(rows))
 
 
 def tradeoff(
@@ -317,7 +369,7 @@ def tradeoff(
     chance: float | None,
     label: str,
     signed: bool = False,
-) -> str:
+) -> Figure:
     """Draw leakage over utility, each point with its interval; hovering names the condition.
 
     Parameters
@@ -376,7 +428,9 @@ def tradeoff(
         axes.set_xlabel("UAR of the task (more is more useful)")
         axes.set_ylabel(f"{axis} per speaker (less is safer)")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
-    return inline(drawn[0], name, label, {key: marks for key, marks in titles.items() if marks})
+    svg = inline(drawn[0], name, label, {key: marks for key, marks in titles.items() if marks})
+    rows = tuple((one.name, at, x, y, low, high) for one in series for x, y, low, high, at in one.points)
+    return Figure(name, svg, ("name", "condition", "utility", "leakage", "low", "high"), rows)
 
 
 def _dense(fpr: Floats, tpr: Floats) -> tuple[Floats, Floats]:

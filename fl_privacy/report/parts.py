@@ -10,6 +10,7 @@ from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
 from fl_privacy.report import figures, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import RATIO, Run
+from fl_privacy.report.svg import Figure
 
 _LEAKED, _ROUNDS = "leaked_updates", "rounds"
 _QUERIES = "queries"
@@ -26,7 +27,7 @@ def leaked(run: Run) -> Mapping[str, Any] | None:
     steps = sorted({_number(c.conditions[_LEAKED]) for c in claims})
     names = ["all" if step == float("inf") else f"{step:g}" for step in steps]
     name, span, notes = TITLES[run.metric], _span(run.metric), Notes("leaked")
-    drawn, rows, pictures = [], [], list[str]()
+    drawn, rows, pictures = [], [], list[Figure]()
     for unit, label, mine in _series(claims, _LEAKED):
         at = {_number(c.conditions[_LEAKED]): c for c in mine}
         found = [at.get(step) for step in steps]
@@ -75,6 +76,38 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
         "metric": TITLES[run.metric],
         "confidence": _confidence(claims),
     }
+
+
+def layers(run: Run) -> Mapping[str, Any] | None:
+    """The quoted metric of attacks that read different layers of the updates: a figure."""
+    given = run.part("simulation").get("attack") or ()
+    read = {
+        str(attack.get("label") or attack["name"]): " + ".join(map(str, attack["layers"]))
+        for attack in given
+        if isinstance(attack.get("layers"), list | tuple) and attack.get("name")
+    }
+    rows: dict[str, list[figures.Bar]] = {}
+    for name, layer in read.items():
+        claim = run.quoted(name)
+        if claim is not None and claim.value is not None:
+            rows.setdefault(layer, []).append(figures.Bar(name, claim.value, claim.low, claim.high))
+    kinds = list(dict.fromkeys(bar.kind for bars in rows.values() for bar in bars))
+    if len(rows) < 2 or len(kinds) > figures.KINDS:
+        return None
+    metric = TITLES[run.metric]
+    told = "; ".join(
+        f"{layer}: {', '.join(f'{bar.kind} {words.number(bar.value)}' for bar in bars)}" for layer, bars in rows.items()
+    )
+    drawn = figures.intervals(
+        list(rows.items()),
+        kinds,
+        f"{metric} per speaker",
+        _span(run.metric),
+        run.guessing,
+        f"{metric} by layer. {told}.",
+        name="layers",
+    )
+    return {"figure": drawn, "metric": metric}
 
 
 def ratios(run: Run) -> Mapping[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fl_privacy.report import words
 from fl_privacy.report.files import read_result, read_scores
-from fl_privacy.report.page import page, write_page
+from fl_privacy.report.page import Page, page, write_page
 from fl_privacy.report.run import Run
 from fl_privacy.report.sections import SECTIONS
 
@@ -31,8 +31,12 @@ def write_report(folder: Path) -> Path:
     UserError
         Where the folder has no result, or one that cannot be read.
     """
-    folder = Path(folder)
-    return write_page(folder, render(read_result(folder / "result.json"), read_scores(folder / "scores.csv")))
+    return write_page(Path(folder) / "report.html", page_of_run(Path(folder)).text)
+
+
+def page_of_run(folder: Path) -> Page:
+    """Make the page of a run folder."""
+    return _page(read_result(folder / "result.json"), read_scores(folder / "scores.csv"))
 
 
 def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> str:
@@ -50,6 +54,10 @@ def render(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> st
     str
         One HTML file that refers to nothing outside itself.
     """
+    return _page(result, scores).text
+
+
+def _page(result: Mapping[str, Any], scores: Iterable[Mapping[str, str]]) -> Page:
     run = Run.of(result, scores)
     return page(
         words.title(run),

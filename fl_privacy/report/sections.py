@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_privacy.audit import Claim
@@ -11,7 +11,7 @@ from fl_privacy.audit.reading import SIGNED, TITLES, columns
 from fl_privacy.report import epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
-from fl_privacy.report.run import PERMUTATIONS, Run
+from fl_privacy.report.run import PERMUTATIONS, Run, SpeakerScore
 
 
 def headline(run: Run) -> Mapping[str, Any]:
@@ -30,9 +30,10 @@ def threat(run: Run) -> Mapping[str, Any] | None:
     corpora = run.part("corpora")
     return {
         "words": model.get("words") or "The result does not put it in words.",
-        "diagram": "update" in str(model.get("observes")),
+        "diagram": "federation" if "update" in str(model.get("observes")) else "model",
         "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
         "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
+        "target": figures.short((claim.target if claim else None) or "trained model", 22),
         "speakers": words.count(claim.n_speakers, "speaker") if claim and claim.n_speakers is not None else "",
         "attribute": figures.short((claim.attribute if claim else None) or "attribute", 18),
     }
@@ -109,6 +110,12 @@ def scores(run: Run) -> Mapping[str, Any] | None:
     )
     return {
         "figure": figures.strip(groups, run.classes, threshold, label),
+        "distributions": figures.distributions(
+            groups,
+            run.classes,
+            f"Histograms of the scores under {run.primary}: {run.classes[0]} from {_span(groups[0])}, "
+            f"{run.classes[1]} from {_span(groups[1])}.",
+        ),
         "right": right,
         "total": len(mine),
         "threshold": threshold,
@@ -214,6 +221,7 @@ SECTIONS = (
     Section("roc", "ROC", "roc.html.j2", roc),
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),
+    Section("layers", "By layer", "layers.html.j2", parts.layers),
     Section("rounds", "Early and late rounds", "rounds.html.j2", parts.rounds),
     Section("ratios", "By the share of voices that were trained on", "ratios.html.j2", parts.ratios),
     Section("queries", "With fewer queries", "queries.html.j2", parts.queries),
@@ -233,6 +241,11 @@ def _names(corpora: Any) -> list[str]:
 
 def _bar(kind: str, claim: Claim | None) -> figures.Bar | None:
     return None if claim is None or claim.value is None else figures.Bar(kind, claim.value, claim.low, claim.high)
+
+
+def _span(group: Sequence[SpeakerScore]) -> str:
+    found = [s.score for s in group]
+    return f"{min(found):.4g} to {max(found):.4g}"
 
 
 def _ends(bar: figures.Bar) -> str:

@@ -1,13 +1,17 @@
-"""matplotlib's SVG made fit to stand inside an HTML page."""
+"""matplotlib's SVG made fit to stand inside an HTML page, with the numbers behind it."""
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 INK, FAINT, FIRST, SECOND, THIRD = "#101010", "#cccccc", "#0072b2", "#d55e00", "#009e73"
@@ -38,6 +42,46 @@ _STYLE = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What is drawn, and the table that it is drawn from.
+
+    Attributes
+    ----------
+    name : str
+        Different for each figure of a page; prefix of its ids, and the name of its file.
+    svg : str
+        One element, as `inline` makes it.
+    columns : tuple of str
+        Of the table; none where another figure has it.
+    rows : tuple of tuple
+        Its values: text, numbers, or None.
+    """
+
+    name: str
+    svg: str
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Any, ...], ...] = ()
+
+    def csv(self) -> str:
+        """Return the table as CSV text."""
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        return out.getvalue()
+
+    def __html__(self) -> str:
+        """Return the element, and a link that saves the table: data in the page itself, which needs no script."""
+        if not self.columns:
+            return self.svg
+        table = f"data:text/csv;charset=utf-8,{quote(self.csv())}"
+        link = f'<a class="data" download="{escape(self.name)}.csv" href="{table}">data as CSV</a>'
+        return f"{self.svg}\n{link}"
+
+
 _FONT = re.compile(r"font: [^;]*?([\d.]+)px[^;]*")
 
 

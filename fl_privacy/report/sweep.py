@@ -13,7 +13,7 @@ from fl_privacy.audit.files import read_units
 from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.report import heat, tradeoff, words
 from fl_privacy.report.notes import Notes
-from fl_privacy.report.page import Section, page, write_page
+from fl_privacy.report.page import Page, Section, page, write_page
 from fl_privacy.report.run import PERMUTATIONS, Run, printable
 from fl_privacy.report.swept import Sweep, Swept, in_words, short_names
 
@@ -36,12 +36,12 @@ def write_sweep_report(root: Path) -> Path:
     UserError
         Where the folder has no sweep, or a file of it cannot be read.
     """
-    root = Path(root)
-    return write_page(root, render_sweep(Sweep.read(root)))
+    return write_page(Path(root) / "report.html", page_of_sweep(Path(root)).text)
 
 
-def render_sweep(sweep: Sweep) -> str:
-    """Make the page of a sweep; the same folder gives the same bytes."""
+def page_of_sweep(root: Path) -> Page:
+    """Make the page of a sweep's folder; the same folder gives the same bytes."""
+    sweep = Sweep.read(root)
     attributes = sorted({claim.attribute or "an attribute" for _, claim in sweep.quoted()})
     cells = words.count(len(sweep.distinct), "condition")
     versions = sweep.distinct[0].run.part("versions") if sweep.distinct else {}
@@ -223,7 +223,7 @@ def _cell(cell: Swept, shown: tuple[str, ...], notes: Notes) -> Mapping[str, Any
         "path": cell.path,
         "rows": rows,
         "blind": "" if best is None else f"{best} {words.number(control.value)}" if control else best,
-        "utility": words.number(uar) if (uar := run.part("utility").get("uar")) is not None else "",
+        "utility": words.utility(run),
     }
 
 

@@ -125,6 +125,15 @@ def _unaware(run: Run) -> str:
     return f" Somebody who does not know it has {TITLES[run.metric]} {number(claim.value)} ({span})."
 
 
+def utility(run: Run) -> str:
+    """Say in a few words how good the model is at its own task; nothing where the result does not."""
+    part = run.part("utility")
+    if part.get("eer_members") is not None:
+        return f"EER {number(part['eer_members'])} (members), {number(part['eer_nonmembers'])} (others)"
+    told = [(name, part.get(key)) for key, name in (("uar", "UAR"), ("accuracy", "accuracy"))]
+    return next((f"{name} {number(value)}" for name, value in told if value is not None), "")
+
+
 def title(run: Run) -> str:
     """Return the page's title."""
     claim = run.quoted(run.primary)

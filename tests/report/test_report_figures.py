@@ -14,18 +14,19 @@ from sklearn.metrics import roc_auc_score
 
 from fl_privacy.report import sections, toml
 from fl_privacy.report.run import Run
+from fl_privacy.report.svg import Figure
 
 
 def run_of(made) -> Run:
     return Run.of(made.result, made.rows)
 
 
-def element(svg: str, name: str) -> ElementTree.Element:
-    return next(e for e in ElementTree.fromstring(svg).iter() if e.get("id") == name)
+def element(figure: Figure, name: str) -> ElementTree.Element:
+    return next(e for e in ElementTree.fromstring(figure.svg).iter() if e.get("id") == name)
 
 
-def drawn_points(svg: str, name: str) -> np.ndarray:
-    path = next(e for e in element(svg, name).iter() if e.tag == "path")
+def drawn_points(figure: Figure, name: str) -> np.ndarray:
+    path = next(e for e in element(figure, name).iter() if e.tag == "path")
     return np.array([[float(n) for n in pair] for pair in re.findall(r"[ML] ([\d.-]+) ([\d.-]+)", path.get("d") or "")])
 
 
@@ -116,7 +117,7 @@ def test_utility_is_told_and_drawn_where_there_is_any(make):
     content = sections.utility(run_of(make()))
     assert content is not None
     assert "UAR 0.600, accuracy 0.650 (UAR by guessing: 0.500)" in content["last"]
-    assert "rounds 0 to 2" in content["figure"]
+    assert "rounds 0 to 2" in content["figure"].svg
     made = make()
     made.result["utility"] = {"uar": 0.5}
     told = sections.utility(run_of(made))

@@ -92,7 +92,7 @@ def test_the_curve_goes_through_the_claims_with_a_band_of_their_intervals(partia
     for edge in (values - 0.1, values + 0.05):
         for x, y in zip(points[:, 0], start + slope * edge, strict=True):
             assert np.abs(band - [x, y]).sum(axis=1).min() < 0.01
-    assert "guessing (0.5)" in figure
+    assert "guessing (0.5)" in figure.svg
 
 
 def test_an_unresolved_step_is_a_gap_and_a_note(partial):
@@ -113,7 +113,7 @@ def test_lines_that_differ_in_a_condition_are_named_by_it_and_units_are_kept_apa
         ("strong (shards linked False)", "speaker"),
         ("strong (shards linked True)", "client"),
     ]
-    assert ["per speaker" in f for f in content["figures"]] == [True, False]
+    assert ["per speaker" in f.svg for f in content["figures"]] == [True, False]
 
 
 def test_more_lines_than_can_be_told_apart_are_several_figures(make):

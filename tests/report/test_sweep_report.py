@@ -22,7 +22,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.report import heat, write_sweep_report
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import Run
-from fl_privacy.report.sweep import best_of, headline, render_sweep
+from fl_privacy.report.sweep import best_of, headline, page_of_sweep
 from fl_privacy.report.swept import Sweep, Swept
 from tests.report.test_report_page import Page, contrast, sections
 from tests.report.test_report_parts import CLASSES, NUMBERS
@@ -302,7 +302,7 @@ def test_the_page_is_whole_refers_to_nothing_outside_and_is_the_same_each_time(w
     references = re.findall(r'href="#([^"]+)"|aria-labelledby="([^"]+)"', text)
     assert {name for found in references for name in found if name} <= set(ids)
     (root / "sweep.json").write_text((root / "sweep.json").read_text().replace(", ", ",\n"))
-    assert render_sweep(Sweep.read(root)) == text
+    assert page_of_sweep(root).text == text
     assert sorted(p.name for p in root.iterdir() if p.is_file()) == ["report.html", "simulation.toml", "sweep.json"]
 
 
