@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from fl_privacy.config import ConfigError, load_any
+from fl_privacy.config import ConfigError, load_any, presets
 from fl_privacy.errors import UserError
 from fl_privacy.published.compare import comparison
-from fl_privacy.sims.run import run
+from fl_privacy.sims.run import recipe_of, run
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
 QUICK = {"model": "tera", "size": TINY, "steps": 3, "batch_size": 3, "crop_seconds": 0.3}
@@ -242,3 +242,19 @@ def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
 def test_files_are_checked(preset, settings, message):
     with pytest.raises(ConfigError, match=message):
         load_any(preset, settings)
+
+
+@pytest.mark.parametrize("name", [n for n in presets() if n.startswith(("tseng2022", "ssl"))])
+def test_presets_can_be_run(name):
+    recipe = recipe_of(load_any(name))
+    assert "frames of the utterances" in recipe.threat_model.describe()
+
+
+def test_an_impossible_size_is_refused_before_anything_is_read(tmp_path):
+    for size, message in (({"width": 8}, "target.size of tera"), ("tiny", "size is 'tiny'")):
+        with pytest.raises(UserError, match=message):
+            run(
+                "ssl-membership",
+                [f"target.size={json.dumps(size).replace(': ', '=')}".replace('"width"', "width")],
+                out=tmp_path / "r",
+            )
