@@ -209,11 +209,24 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
         ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
         ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
         ({"protocol": {"name": "tseng2022", "seconds": 5.0}}, "usable"),
+        ({"protocol": {"name": "tseng2022", "seconds": 0, "match_seconds": 0.01}}, "last equally long, to 0.01 s"),
+        ({"target": {"encoder": f"{__name__}:tell_tale", "layer": 3}}, "has no layer 3; it has 1, counted from 0"),
     ],
 )
 def test_what_cannot_be_run_is_said(librispeech, tmp_path: Path, changes, message):
     with pytest.raises(UserError, match=message):
         run(given(librispeech) | changes, out=tmp_path / "run")
+
+
+def test_whole_recordings_in_pairs_of_one_length(librispeech, tmp_path: Path):
+    content = given(librispeech)
+    content["protocol"] = {"name": "tseng2022", "seconds": 0, "match_seconds": 0.3, "published": False}
+    result = json.loads((run(content, out=tmp_path / "run") / "result.json").read_text())
+    claim = next(c for c in result["claims"] if (c["unit"], c["metric"]) == ("utterance", "auc"))
+    assert claim["conditions"]["seconds"] == "whole utterances"
+    assert 8 < claim["n_positive"] <= 24 and 8 < claim["n_negative"] <= 24
+    (blind,) = [c for c in result["controls"] if (c["control"], c["unit"]) == ("duration", "utterance")]
+    assert blind["value"] == 1.0, "pairs within 0.3 s of recordings that are 0.1 s apart at least"
 
 
 def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):

@@ -174,6 +174,8 @@ def look_at(
         found = None
         try:
             layers = encode(hear(id))
+            if not -len(layers) <= layer < len(layers):
+                raise UserError(f"the encoder has no layer {layer}; it has {len(layers)}, counted from 0")
             rows.append(_seen(layers))
         except UserError as error:
             left_out[id] = str(error)
@@ -203,6 +205,8 @@ def look_at(
             frames = asked(id)
             if frames is not None and learning is not None:
                 kept.add(frames)
+        if wanted and not ids:
+            raise UserError(f"the encoder answered to no utterance: {next(iter(left_out.values()))}")
         if learning is not None:
             nets = _nets(kept.__getitem__, ids, rows, auxiliary, layer, learning, seed, compat)
             for number in range(len(ids)):
