@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -69,8 +70,11 @@ class Look:
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of some utterances."""
-        place = {name: number for number, name in enumerate(self.ids)}
-        return np.array([place[name] for name in ids], dtype=np.int64)
+        return np.array([self._places[name] for name in ids], dtype=np.int64)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.ids)}
 
     def write(self, path: Path) -> None:
         """Write it to a file, whole or not at all."""
