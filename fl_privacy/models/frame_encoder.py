@@ -124,7 +124,15 @@ class FrameEncoder:
             return [found] if layers == 1 and not isinstance(found, list | tuple) else found
 
         learning = dim is None or hop is None
-        made = cls(read, name=name, dim=dim or 1, hop=hop or 1, layers=layers, layer=layer, shortest=shortest)
+        made = cls(
+            read,
+            name=name,
+            dim=1 if dim is None else dim,
+            hop=1 if hop is None else hop,
+            layers=layers,
+            layer=layer,
+            shortest=shortest,
+        )
         if learning:
             samples = max(2 * SAMPLE_RATE, shortest)
             noise = np.random.default_rng(0).normal(0, 0.01, samples).astype(np.float32)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
 from fl_privacy.errors import UserError
 from fl_privacy.training.losses import Loss
@@ -67,6 +68,7 @@ class Hooks(ClippedSum):
 
         super().__init__(module, loss, clipping_norm)
         self._wrapped = GradSampleModule(module, loss_reduction="sum")
+        self._handles = _in_order(module)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the sum."""
@@ -93,6 +95,8 @@ class Hooks(ClippedSum):
 
     def close(self) -> None:
         """Take Opacus' hooks off."""
+        for handle in self._handles:
+            handle.remove()
         _unwrap(self._wrapped, self._module)
 
 
@@ -106,6 +110,7 @@ class Ghost(ClippedSum):
         self._wrapped = GradSampleModuleFastGradientClipping(
             module, loss_reduction="sum", max_grad_norm=clipping_norm, use_ghost_clipping=True
         )
+        self._handles = _in_order(module)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Return the sum."""
@@ -132,6 +137,8 @@ class Ghost(ClippedSum):
 
     def close(self) -> None:
         """Take Opacus' hooks off."""
+        for handle in self._handles:
+            handle.remove()
         _unwrap(self._wrapped, self._module)
 
 
@@ -256,6 +263,19 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 def _no_warnings() -> warnings.catch_warnings[None]:
     """Opacus' hooks make torch warn that the inputs have no gradient, of every batch."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+def _in_order(module: nn.Module) -> list[RemovableHandle]:
+    """Hand two-dimensional convolutions their input row by row in memory.
+
+    Opacus (1.6.0) takes it to lie so; in any other order (``torch.channels_last``) its gradients are wrong, silently.
+    """
+
+    def ordered(layer: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return given[0].contiguous(), *given[1:]
+
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    return [layer.register_forward_pre_hook(ordered) for layer in convolutions]
 
 
 def _unwrap(wrapped: Any, module: nn.Module) -> None:

@@ -62,7 +62,7 @@ class PrivateRun(_Run):
             "delta": dp.delta,
             "epsilon": ledger.epsilon(dp.delta),
         }
-        return {"privacy": spent, "replaced": dict(self.replaced)}
+        return {"privacy": spent, "replaced": {name: kind.partition("(")[0] for name, kind in self.replaced.items()}}
 
 
 def _plain_name(name: str) -> str:

@@ -92,7 +92,7 @@ def altered_frames(frames: Tensor, rng: np.random.Generator) -> tuple[Tensor, Te
 
     def chosen() -> NDArray[np.int64]:
         starts = np.argsort(rng.random((n, t - span + 1)), axis=1)[:, :spans]
-        return (starts[:, :, None] + np.arange(span)).reshape(n, -1)
+        return (starts[:, :, None] + np.arange(span)).reshape(n, spans * span)
 
     here, there, dice = chosen(), chosen(), rng.random((n, 1))
     spanned = np.zeros((n, t), dtype=bool)
