@@ -164,6 +164,7 @@ def attack_given_encoder(
         Where the encoder cannot be used, a speaker is on both sides, or too few are left.
     """
     sources = [settings.members, settings.nonmembers, *([settings.auxiliary] if settings.auxiliary else [])]
+    recordings.cache_clear()  # files may have changed since another run of this process
     held = recordings(tuple(sources))
     _apart(held)
     left_out: dict[str, dict[str, str]] = {source.side: {} for source in sources}

@@ -184,6 +184,7 @@ def attack_encoders(
         Where the corpus has too few speakers or utterances.
     """
     sources = (settings.source,)
+    recordings.cache_clear()  # files may have changed since another run of this process
     held = recordings(sources)
     usable, left_out = usable_utterances(held, settings.inputs, least=2)
     design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed)

@@ -182,7 +182,7 @@ class Rows:
     def audit(self, name: str, unit: str, confidence: float) -> SwappedAudit:
         """Audit them; a unit is called a member where it lies above the middle of a target's.
 
-        Scores are told from there too: those of two encoders lie at two levels, which no threshold over both would suit.
+        Scores are told from there too: those of two encoders lie at two levels, which one threshold would not suit.
         """
         centred = np.concatenate([scores - np.median(scores) for scores in self.scores])
         return SwappedAudit(

@@ -83,8 +83,8 @@ class Pretraining:
     Attributes
     ----------
     model : {"tera", "cpc"}
-    size : str, TERASize or CPCSize
-        "small", "published", or one of one's own.
+    size : str, TERASize, CPCSize or mapping
+        "small", "published", or one of one's own (a mapping holds its attributes).
     steps : int
     batch_size : int
         Crops, each of another utterance as long as there are enough; with `dp` on average.
@@ -114,7 +114,7 @@ class Pretraining:
     """
 
     model: Literal["tera", "cpc"] = "tera"
-    size: str | TERASize | CPCSize = "small"
+    size: str | TERASize | CPCSize | Mapping[str, Any] = "small"
     steps: int = 1000
     batch_size: int = 16
     crop_seconds: float | None = None

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from fl_privacy.config import ConfigError, load_any
+from fl_privacy.config import ConfigError, load_any, presets
 from fl_privacy.errors import UserError
 from fl_privacy.published.compare import comparison
-from fl_privacy.sims.run import run
+from fl_privacy.sims.run import recipe_of, run
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
 QUICK = {"model": "tera", "size": TINY, "steps": 3, "batch_size": 3, "crop_seconds": 0.3}
@@ -209,11 +209,24 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
         ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
         ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
         ({"protocol": {"name": "tseng2022", "seconds": 5.0}}, "usable"),
+        ({"protocol": {"name": "tseng2022", "seconds": 0, "match_seconds": 0.01}}, "last equally long, to 0.01 s"),
+        ({"target": {"encoder": f"{__name__}:tell_tale", "layer": 3}}, "has no layer 3; it has 1, counted from 0"),
     ],
 )
 def test_what_cannot_be_run_is_said(librispeech, tmp_path: Path, changes, message):
     with pytest.raises(UserError, match=message):
         run(given(librispeech) | changes, out=tmp_path / "run")
+
+
+def test_whole_recordings_in_pairs_of_one_length(librispeech, tmp_path: Path):
+    content = given(librispeech)
+    content["protocol"] = {"name": "tseng2022", "seconds": 0, "match_seconds": 0.3, "published": False}
+    result = json.loads((run(content, out=tmp_path / "run") / "result.json").read_text())
+    claim = next(c for c in result["claims"] if (c["unit"], c["metric"]) == ("utterance", "auc"))
+    assert claim["conditions"]["seconds"] == "whole utterances"
+    assert 8 < claim["n_positive"] <= 24 and 8 < claim["n_negative"] <= 24
+    (blind,) = [c for c in result["controls"] if (c["control"], c["unit"]) == ("duration", "utterance")]
+    assert blind["value"] == 1.0, "pairs within 0.3 s of recordings that are 0.1 s apart at least"
 
 
 def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
@@ -242,3 +255,19 @@ def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
 def test_files_are_checked(preset, settings, message):
     with pytest.raises(ConfigError, match=message):
         load_any(preset, settings)
+
+
+@pytest.mark.parametrize("name", [n for n in presets() if n.startswith(("tseng2022", "ssl"))])
+def test_presets_can_be_run(name):
+    recipe = recipe_of(load_any(name))
+    assert "frames of the utterances" in recipe.threat_model.describe()
+
+
+def test_an_impossible_size_is_refused_before_anything_is_read(tmp_path):
+    for size, message in (({"width": 8}, "target.size of tera"), ("tiny", "size is 'tiny'")):
+        with pytest.raises(UserError, match=message):
+            run(
+                "ssl-membership",
+                [f"target.size={json.dumps(size).replace(': ', '=')}".replace('"width"', "width")],
+                out=tmp_path / "r",
+            )

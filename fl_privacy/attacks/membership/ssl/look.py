@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Self
@@ -69,8 +70,11 @@ class Look:
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of some utterances."""
-        place = {name: number for number, name in enumerate(self.ids)}
-        return np.array([place[name] for name in ids], dtype=np.int64)
+        return np.array([self._places[name] for name in ids], dtype=np.int64)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.ids)}
 
     def write(self, path: Path) -> None:
         """Write it to a file, whole or not at all."""
@@ -174,6 +178,8 @@ def look_at(
         found = None
         try:
             layers = encode(hear(id))
+            if not -len(layers) <= layer < len(layers):
+                raise UserError(f"the encoder has no layer {layer}; it has {len(layers)}, counted from 0")
             rows.append(_seen(layers))
         except UserError as error:
             left_out[id] = str(error)
@@ -203,6 +209,8 @@ def look_at(
             frames = asked(id)
             if frames is not None and learning is not None:
                 kept.add(frames)
+        if wanted and not ids:
+            raise UserError(f"the encoder answered to no utterance: {next(iter(left_out.values()))}")
         if learning is not None:
             nets = _nets(kept.__getitem__, ids, rows, auxiliary, layer, learning, seed, compat)
             for number in range(len(ids)):
