@@ -179,7 +179,10 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         at = {c.conditions["readout"]: c for c in claims if c.attack == name}
         rows.append({"name": name, "unit": "speaker", "cells": [notes.cell(at.get(key)) for key in told]})
     over = [c for c in run.claims if c.metric == "accuracy_over_restarts"]
-    after = [f"{key}: {what}." for key, what in told.items()]
+    after = [f"{key.replace('_', ' ')}: {what}." for key, what in told.items()]
+    restarts = run.part(PART).get("restarts") or {}
+    if any(c.attack.startswith("restarts") for c in claims):
+        after += [f"Of restarts, {key.replace('_', ' ')}: {what}." for key, what in restarts.items()]
     for claim in over:
         after.append(
             f"{claim.attack} lies {number(claim.value, signed=True)} ({words.interval(claim, signed=True)}) above as "

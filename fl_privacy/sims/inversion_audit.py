@@ -36,6 +36,9 @@ from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.sincnet import privacy_spent, sentence_error
 from fl_privacy.updates import ThreatModel
 
+_HEARD = 6
+"""Recordings of each auxiliary speaker, at most, that a label is learned on."""
+
 
 class DVectors:
     """D-vectors of the target: of the classes' recordings, of short pieces, of other people's.
@@ -52,7 +55,7 @@ class DVectors:
         self._target, self._bench = target, bench
         self.means = np.stack([self.of(people.trained[name]).mean(axis=0) for name in people.classes])
         self.unused = {0: self._unused(0)}
-        waves, owners = people.of(people.auxiliary)
+        waves, owners = people.of({name: heard[:_HEARD] for name, heard in people.auxiliary.items()})
         self.auxiliary, self.owners = self.of(waves), owners
 
     def of(self, waves: Sequence[NDArray[np.float32]]) -> Floats:
