@@ -34,8 +34,8 @@ def _throughput(full: bool) -> list[Row]:
     """Gradient steps a second and core: a queue whose jobs end at different times, against a plain loop."""
     network = SincNet(PUBLISHED, 462)
     classifier = SpeakerClassifier(network, [str(n) for n in range(462)])
-    jobs = make_jobs(range(64 if full else 40), "laplace", PUBLISHED.window)
-    settings = Inversion(iterations=8 if full else 3, patience=8, threshold=0.0)
+    jobs = make_jobs(range(64), "laplace", PUBLISHED.window)
+    settings = Inversion(iterations=8 if full else 2, patience=8, threshold=0.0)
     one_after_another = jobs[: 6 if full else 3]
     ours, rival = [], []
     for _ in range(5 if full else 3):
