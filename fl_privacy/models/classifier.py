@@ -81,6 +81,11 @@ class SpeakerClassifier:
         """Where the network's parameters lie."""
         return next(iter(self.network.parameters())).device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the network's parameters."""
+        return next(iter(self.network.parameters())).dtype
+
     def dvectors(self, windows: Tensor) -> Tensor:
         """Return the last hidden layer (n, d) of windows (n, window), differentiable.
 
@@ -167,7 +172,7 @@ class SpeakerClassifier:
             found.append(vectors / vectors.norm(dim=1, keepdim=True).clamp_min(1e-12))
             energies.append(part.square().sum(dim=1))
         energy = torch.cat(energies)
-        mean: NDArray[np.float32] = torch.cat(found)[energy >= _LOUD * energy.mean()].mean(dim=0).cpu().numpy()
+        mean: NDArray[np.float32] = torch.cat(found)[energy >= _LOUD * energy.mean()].mean(dim=0).float().cpu().numpy()
         return mean
 
     def save(self, path: str | Path) -> None:
@@ -193,7 +198,7 @@ class SpeakerClassifier:
         if not np.isfinite(samples).all():
             raise UserError("a wave holds samples that are not finite numbers")
         for part in torch.split(torch.from_numpy(samples).unfold(0, self.window, shift or self.shift), _AT_ONCE):
-            yield part.to(self.device)
+            yield part.to(self.device, self.dtype)
 
 
 def load_classifier(path: str | Path, *, classes: Sequence[str] | None = None) -> SpeakerClassifier:

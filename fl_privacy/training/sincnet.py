@@ -64,6 +64,8 @@ class SincNetTraining:
     steps, batch_size : int
         Batches, and chunks in each; with privacy, chunks in each on average.
     learning_rate : float
+    decay : {"linear", "none"}
+        Whether the learning rate falls to zero over the steps, or stays, as published.
     optimiser : {"rmsprop", "adam"}
         RMSprop has a smoothing of .95 and an epsilon of 1e-8, as published.
     gain : tuple of float
@@ -88,6 +90,7 @@ class SincNetTraining:
     steps: int = 1000
     batch_size: int = 64
     learning_rate: float = 1e-3
+    decay: Literal["linear", "none"] = "linear"
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     gain: tuple[float, float] = (0.8, 1.2)
     shift: int = 160
@@ -101,6 +104,8 @@ class SincNetTraining:
                 raise UserError(f"SincNet training: {name} must be positive, not {getattr(self, name)}")
         if self.optimiser not in ("rmsprop", "adam"):
             raise UserError(f"SincNet training: optimiser is {self.optimiser!r}. Known: rmsprop, adam")
+        if self.decay not in ("linear", "none"):
+            raise UserError(f"SincNet training: decay is {self.decay!r}. Known: linear, none")
         if not 0 < self.gain[0] <= self.gain[1]:
             raise UserError(f"SincNet training: gain is {self.gain}; give a smaller and a larger number above 0")
         if not -1 < self.label_smoothing < 1 or (self.label_smoothing and self.private is not None):
@@ -110,7 +115,7 @@ class SincNetTraining:
             object.__setattr__(self, "size", replace(self.size, normalisation="group"))
 
 
-AS_PUBLISHED = SincNetTraining(PUBLISHED, steps=288_000, batch_size=128, checkpoint_every=800)
+AS_PUBLISHED = SincNetTraining(PUBLISHED, steps=288_000, batch_size=128, decay="none", checkpoint_every=800)
 """360 epochs of 800 batches: a day on the GPU of the study."""
 
 
@@ -304,7 +309,7 @@ def _plain_steps(
 ) -> Iterator[int]:
     network.train()
     for step in range(done, settings.steps):
-        rng = _rng(seed, step)
+        rng = _begin(optimiser, settings, seed, step)
         windows, codes = chunks.cut(rng.integers(len(chunks), size=settings.batch_size), settings.gain, rng)
         optimiser.zero_grad()
         _smoothed(network(windows), codes, settings.label_smoothing).backward()  # type: ignore[no-untyped-call]
@@ -329,7 +334,7 @@ def _private_steps(
     parameters = dict(network.named_parameters())
     with PrivateGradients(network, "cross-entropy", dpsgd) as gradients:
         for step in range(done, settings.steps):
-            rng = _rng(seed, step)
+            rng = _begin(optimiser, settings, seed, step)
             drawn = poisson(rng, count, rate).numpy()
             batch = chunks.cut(drawn, settings.gain, rng)
             for name, slope in gradients(*batch, rng=rng, expected=rate * count).items():
@@ -338,8 +343,11 @@ def _private_steps(
             yield step + 1
 
 
-def _rng(seed: int, step: int) -> np.random.Generator:
-    """Return the randomness of a step, whichever run it is in; seed what the network itself draws."""
+def _begin(optimiser: torch.optim.Optimizer, settings: SincNetTraining, seed: int, step: int) -> np.random.Generator:
+    """Set a step's learning rate; return its randomness, the same in a run that goes on, and seed the network's own."""
+    left = 1.0 - step / settings.steps if settings.decay == "linear" else 1.0
+    for group in optimiser.param_groups:
+        group["lr"] = settings.learning_rate * left
     seed_streams("speaker classifier", seed, step)
     return np.random.default_rng([seed, step])
 

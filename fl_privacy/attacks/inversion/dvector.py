@@ -90,7 +90,7 @@ class _LastLayer:
     def __call__(self, points: Tensor, identities: Tensor, rngs: Sequence[np.random.Generator]) -> Slopes:
         """Return costs and gradients."""
         free = points.detach().requires_grad_()
-        logits = self._classifier.classify(self.dvectors(free))
+        logits = self._classifier.classify(self.dvectors(free).to(self._classifier.dtype))
         cost = self._objective(logits, identities)
         if self._mean is not None:
             cost = cost + 0.5 * self._weight * free.square().sum(dim=1)
@@ -141,7 +141,7 @@ def map_dvector(
     prior: Prior,
     settings: Inversion | None = None,
     *,
-    weight: float = 0.1,
+    weight: float = 0.01,
     step_size: float = 0.1,
     micro_batch: int = 512,
     told: Told | None = None,
@@ -186,4 +186,8 @@ def map_dvector(
 
 def _dimension(classifier: SpeakerClassifier) -> int:
     with torch.no_grad():
-        return int(classifier.dvectors(torch.zeros(1, classifier.window, device=classifier.device)).shape[1])
+        return int(
+            classifier.dvectors(
+                torch.zeros(1, classifier.window, device=classifier.device, dtype=classifier.dtype)
+            ).shape[1]
+        )

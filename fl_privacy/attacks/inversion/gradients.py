@@ -80,8 +80,8 @@ class WhiteBox:
 
     def __call__(self, points: Tensor, identities: Tensor, rngs: Sequence[np.random.Generator]) -> Slopes:
         """Return costs and gradients by automatic differentiation."""
-        windows = points.detach().requires_grad_()
+        windows = points.detach().to(self.classifier.dtype).requires_grad_()
         logits = self.classifier.logits(windows)
         cost = self._objective(logits, identities)
         (gradient,) = torch.autograd.grad(cost.sum(), windows)
-        return Slopes(cost.detach(), gradient, miss(logits.detach(), identities))
+        return Slopes(cost.detach(), gradient.to(points.dtype), miss(logits.detach(), identities))
