@@ -129,7 +129,7 @@ def headline(run: Run) -> Mapping[str, Any]:
     if natural is not None:
         measured.append(
             f"Of real recordings of the same length, the independent recogniser gets {number(natural.value)} right: "
-            "no inversion can be expected to do better."
+            "the mark to hold an inversion against."
         )
     return {"task": task, "measured": measured, "verdict": found}
 
@@ -190,8 +190,8 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         )
     heads = [key.replace("_", " ") for key in told]
     return _content(
-        before=[("A slid vector is recognised where it was optimised and hardly beside it; restarts show what as many "
-                "independent attempts give.")],
+        before=[("A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; "
+"restarts show what as many independent attempts give.")],
         tables=[_table("Recognised by the attacked classifier, by read-out", "Attack", heads, rows, notes)],
         after=after,
     )  # fmt: skip
