@@ -15,6 +15,10 @@ from fl_privacy.report.words import Verdict, number
 PART = "inversion"
 """Of result.json, and how a result of this kind is told."""
 
+_READ = (
+    "A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; restarts show "
+    "what as many independent attempts give."
+)
 _METRICS = {
     "accuracy": "recognised",
     "top_5_accuracy": "among the best five",
@@ -190,8 +194,7 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         )
     heads = [key.replace("_", " ") for key in told]
     return _content(
-        before=[("A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; "
-"restarts show what as many independent attempts give.")],
+        before=[_READ],
         tables=[_table("Recognised by the attacked classifier, by read-out", "Attack", heads, rows, notes)],
         after=after,
     )  # fmt: skip
