@@ -16,8 +16,8 @@ PART = "inversion"
 """Of result.json, and how a result of this kind is told."""
 
 _READ = (
-    "A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; restarts show "
-    "what as many independent attempts give."
+    "A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; restarts "
+    "show what as many independent attempts give."
 )
 _METRICS = {
     "accuracy": "recognised",
