@@ -34,8 +34,8 @@ def _throughput(full: bool) -> list[Row]:
     """Gradient steps a second and core: a queue whose jobs end at different times, against a plain loop."""
     network = SincNet(PUBLISHED, 462)
     classifier = SpeakerClassifier(network, [str(n) for n in range(462)])
-    jobs = make_jobs(range(64 if full else 40), "laplace", PUBLISHED.window)
-    settings = Inversion(iterations=8 if full else 3, patience=8, threshold=0.0)
+    jobs = make_jobs(range(64), "laplace", PUBLISHED.window)
+    settings = Inversion(iterations=8 if full else 2, patience=8, threshold=0.0)
     one_after_another = jobs[: 6 if full else 3]
     ours, rival = [], []
     for _ in range(5 if full else 3):
@@ -67,7 +67,9 @@ def _steps_to_success(full: bool) -> Row:
     """Steps until the attacked network gives the identity more than half of its belief, for a share of jobs."""
     speech = Corpus.load("synthetic", speakers=16, utterances=12)
     waves, speakers = [speech.wave(u) for u in speech], [u.speaker for u in speech]
-    classifier = train_classifier(waves, speakers, SincNetTraining(SMALL, steps=900 if full else 400, shift=800), 1)
+    classifier = train_classifier(
+        waves, speakers, SincNetTraining(SMALL, steps=900 if full else 300, batch_size=32, shift=800), 1
+    )
     jobs = [job for seed in range(3) for job in make_jobs(range(16), "laplace", SMALL.window, seed=seed)]
     most = 1000 if full else 300
     published = _half_belief(classifier, jobs, "one-minus-p", most)

@@ -58,7 +58,7 @@ class InversionTarget(Section):
     """The classifier under attack: a SincNet that is trained in the run, or one that is there."""
 
     size: Literal["published", "middle", "small"] = "middle"
-    steps: int = Field(default=1500, ge=1)
+    steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"

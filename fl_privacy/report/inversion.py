@@ -15,6 +15,10 @@ from fl_privacy.report.words import Verdict, number
 PART = "inversion"
 """Of result.json, and how a result of this kind is told."""
 
+_READ = (
+    "A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; restarts "
+    "show what as many independent attempts give."
+)
 _METRICS = {
     "accuracy": "recognised",
     "top_5_accuracy": "among the best five",
@@ -129,7 +133,7 @@ def headline(run: Run) -> Mapping[str, Any]:
     if natural is not None:
         measured.append(
             f"Of real recordings of the same length, the independent recogniser gets {number(natural.value)} right: "
-            "no inversion can be expected to do better."
+            "the mark to hold an inversion against."
         )
     return {"task": task, "measured": measured, "verdict": found}
 
@@ -179,7 +183,10 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         at = {c.conditions["readout"]: c for c in claims if c.attack == name}
         rows.append({"name": name, "unit": "speaker", "cells": [notes.cell(at.get(key)) for key in told]})
     over = [c for c in run.claims if c.metric == "accuracy_over_restarts"]
-    after = [f"{key}: {what}." for key, what in told.items()]
+    after = [f"{key.replace('_', ' ')}: {what}." for key, what in told.items()]
+    restarts = run.part(PART).get("restarts") or {}
+    if any(c.attack.startswith("restarts") for c in claims):
+        after += [f"Of restarts, {key.replace('_', ' ')}: {what}." for key, what in restarts.items()]
     for claim in over:
         after.append(
             f"{claim.attack} lies {number(claim.value, signed=True)} ({words.interval(claim, signed=True)}) above as "
@@ -187,8 +194,7 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
         )
     heads = [key.replace("_", " ") for key in told]
     return _content(
-        before=[("A slid vector is recognised where it was optimised and hardly beside it; restarts show what as many "
-                "independent attempts give.")],
+        before=[_READ],
         tables=[_table("Recognised by the attacked classifier, by read-out", "Attack", heads, rows, notes)],
         after=after,
     )  # fmt: skip

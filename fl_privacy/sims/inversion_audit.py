@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,18 +21,20 @@ from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.metrics import Floats
 from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
-from fl_privacy.models.speaker import LogMel
-from fl_privacy.published.pizzi2023 import CLASSES, ITERATIONS, table_1
 from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
 from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
 from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, OWN_START, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
+from fl_privacy.sims.inversion_pages import beside_published, corpora_of, examples, scores_csv
 from fl_privacy.sims.inversion_people import People, cuts
 from fl_privacy.sims.inversion_spoof import MEAN, accepted
 from fl_privacy.sims.inversion_target import FILE
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.sincnet import privacy_spent, sentence_error
 from fl_privacy.updates import ThreatModel
+
+_HEARD = 6
+"""Recordings of each auxiliary speaker, at most, that a label is learned on."""
 
 
 class DVectors:
@@ -52,7 +52,7 @@ class DVectors:
         self._target, self._bench = target, bench
         self.means = np.stack([self.of(people.trained[name]).mean(axis=0) for name in people.classes])
         self.unused = {0: self._unused(0)}
-        waves, owners = people.of(people.auxiliary)
+        waves, owners = people.of({name: heard[:_HEARD] for name, heard in people.auxiliary.items()})
         self.auxiliary, self.owners = self.of(waves), owners
 
     def of(self, waves: Sequence[NDArray[np.float32]]) -> Floats:
@@ -115,9 +115,9 @@ def write_findings(
     privacy: list[Privacy] = []
     if file.countermeasure:
         part["countermeasures"] = _defended(findings, folder, file, cells, people, bench, judged, privacy)
-    part["examples"] = _examples(cells, found, people, bench)
+    part["examples"] = examples(cells, found, people, bench)
     if any(cell.attack.scale == "published" for cell in cells):
-        part |= _beside_published(file, cells, summaries, len(people.classes))
+        part |= beside_published(file, cells, summaries, len(people.classes))
     utility = {
         "task": "Speaker recognition of unused sentences",
         "sentence_error": sentence_error(target, *people.of(people.tested)),
@@ -129,13 +129,13 @@ def write_findings(
         folder.path,
         findings.claims,
         findings.controls,
-        _scores_csv(judged, people),
+        scores_csv(judged, people),
         simulation=file.resolved(),
         threat_model={**model.to_dict(), "words": model.describe()},
         utility=utility,
         privacy=[one.to_dict() for one in privacy],
         queries=queries,
-        corpora=_corpora(file, people),
+        corpora=corpora_of(file, people),
         inversion=part,
         table=table,
     )
@@ -377,90 +377,3 @@ def _trained(
         "sentence_error": sentence_error(target, *people.of(people.tested)),
         "note": note,
     }
-
-
-def _beside_published(
-    file: SpeakerInversionFile, cells: Sequence[Cell], summaries: Mapping[str, Any], classes: int
-) -> dict[str, Any]:
-    names = {cell.name for cell in cells}
-    rows = []
-    for row in table_1():
-        name = f"{row.method} from {row.start}"
-        mine = summaries.get(name, {}).get("own_recognised")
-        rows.append(
-            {
-                **vars(row),
-                "attack": name if name in names else None,
-                "our_distance": None if mine is None else mine["mean"],
-            }
-        )
-    notes = ["The study's distances are of recognised inversions alone, and so are ours here."]
-    if file.private.corpus != "timit":
-        notes.append(f"The study's corpus is TIMIT; this run's is {file.private.corpus}.")
-    if file.target.checkpoint is None:
-        notes.append("The study attacks SincNet's public checkpoint; this run attacks a SincNet of its own.")
-    if classes != CLASSES:
-        notes.append(f"The study has {CLASSES} speakers, this run {classes}.")
-    fewer = sorted({cell.attack.iterations for cell in cells if cell.attack.iterations != ITERATIONS})
-    if fewer:
-        notes.append(f"The study takes up to {ITERATIONS} steps a window, this run {', '.join(map(str, fewer))}.")
-    notes.append("The study reports neither its patience nor its threshold, nor where a slid vector was read.")
-    return {"published": rows, "published_notes": notes}
-
-
-def _examples(cells: Sequence[Cell], found: Mapping[str, Found], people: People, bench: Bench) -> list[dict[str, Any]]:
-    waved = [cell for cell in cells if cell.of_waves]
-    chosen = list(dict.fromkeys([waved[0].name, *(c.name for c in waved if c.attack.name == "sliding")][:2]))
-    length = max(found[name].waves.shape[1] for name in chosen)
-    pieces, owners = bench.pieces(length)
-    shown = [("a real recording", pieces[int(np.argmax(owners == 0))]), ("the start", found[chosen[0]].starts[0])]
-    shown += [(name, found[name].waves[0]) for name in chosen]
-    return [_drawn(name, wave) for name, wave in shown]
-
-
-def _drawn(name: str, wave: NDArray[np.float32]) -> dict[str, Any]:
-    stretches = np.array_split(wave, 160)
-    frames = LogMel().logarithms(torch.from_numpy(np.ascontiguousarray(wave))[None])[0].T.numpy()
-    step = max(1, frames.shape[1] // 50)
-    return {
-        "name": name,
-        "low": [round(float(part.min()), 4) for part in stretches],
-        "high": [round(float(part.max()), 4) for part in stretches],
-        "spectrum": [[round(float(x), 2) for x in row] for row in frames[:, ::step]],
-        "seconds": len(wave) / 16_000,
-    }
-
-
-def _corpora(file: SpeakerInversionFile, people: People) -> dict[str, Any]:
-    recordings = sum(len(part[name]) for part in (people.trained, people.judged, people.tested) for name in part)
-    other = file.private if file.auxiliary is None else file.auxiliary
-    return {
-        "private": [
-            {
-                "name": file.private.corpus,
-                "speakers": len(people.classes),
-                "utterances": recordings,
-                "left_out": dict(sorted(people.left_out["private"].items())),
-            }
-        ],
-        "auxiliary": [
-            {
-                "name": other.corpus,
-                "speakers": len(people.auxiliary),
-                "utterances": sum(map(len, people.auxiliary.values())),
-                "left_out": dict(sorted(people.left_out["auxiliary"].items())),
-            }
-        ],
-    }
-
-
-def _scores_csv(judged: Mapping[str, Judged], people: People) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["attack", "unit", "judge", "speaker", "own", "best_other", "rank"])
-    for name, one in judged.items():
-        for judge in one.scores:
-            table = one.verdicts(judge)
-            for speaker, own, others, rank in zip(people.classes, table.own, table.others, table.ranks, strict=True):
-                writer.writerow([name, "inversion", judge, speaker, repr(float(own)), repr(float(others.max())), rank])
-    return out.getvalue()

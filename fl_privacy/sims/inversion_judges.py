@@ -32,12 +32,15 @@ JUDGES = {
     ENCODER: "a speaker encoder trained on other people, enrolled with recordings of the classes",
 }
 
+_WINDOWS = 60
+"""Of a long wave that a classifier hears as a judge; 10 ms apart, neighbours say much the same."""
+
 _CUTS = 8
 """Real pieces a speaker that thresholds and ceilings are told by."""
 
 
 class ClassifierJudge:
-    """A speaker classifier as a judge: mean log-posteriors over the windows of a wave.
+    """A speaker classifier as a judge: mean log-posteriors over the windows of a wave, of a long one over some of them.
 
     Parameters
     ----------
@@ -52,7 +55,8 @@ class ClassifierJudge:
         """Return mean log-posteriors (waves, classes)."""
         least = self.classifier.window
         heard = [wave if wave.size >= least else np.resize(wave, least) for wave in waves]
-        return np.stack([self.classifier.posteriors(wave).mean(axis=0) for wave in heard])
+        hops = [max(self.classifier.shift, (wave.size - least) // _WINDOWS) for wave in heard]
+        return np.stack([self.classifier.posteriors(w, hop).mean(axis=0) for w, hop in zip(heard, hops, strict=True)])
 
 
 @dataclass(frozen=True)

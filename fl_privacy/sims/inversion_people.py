@@ -87,7 +87,8 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
             f"{' and 4 auxiliary speakers' if own else ''} take {max(least, 7 if own else 3)}"
         )
     if named is None:
-        classes = tuple(name for name in enough if name in set(order[:wanted]))
+        # In random order: names often begin with the sex, and some things are done to the first classes alone.
+        classes = tuple(order[:wanted])
     else:
         absent = [name for name in named if name not in enough]
         if absent:

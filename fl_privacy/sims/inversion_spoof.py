@@ -33,6 +33,9 @@ from fl_privacy.sims.inversion_people import People
 OWN, MEAN = "own recordings", "mean voice"
 REFERENCE = "reference synthesiser"
 
+_PAIRS = 8
+"""Recordings of each auxiliary speaker, at most, that a mapper learns on."""
+
 _HELD_OUT = 0.25
 """Share of the auxiliary speakers on whom a mapper is measured."""
 
@@ -56,33 +59,31 @@ class Mappers:
         Learned on all auxiliary speakers.
     mean : ndarray, shape (q,)
         The mean voice.
-    vectors : list of ndarray
-        Speaker vector of each auxiliary recording.
     """
 
     def __init__(
         self, target: SpeakerClassifier, encoder: SpeakerEncoder, people: People, kinds: tuple[str, ...], seed: int
     ) -> None:
-        waves, owners = people.of(people.auxiliary)
+        waves, owners = people.of({name: heard[:_PAIRS] for name, heard in people.auxiliary.items()})
         source = np.stack([target.dvector_of(wave) for wave in waves])
-        self.vectors = unit(encoder.embed(waves))
+        vectors = unit(encoder.embed(waves))
         names = list(people.auxiliary)
         rng = np.random.default_rng([seed, 30])
         held = set(rng.permutation(names)[: max(2, round(_HELD_OUT * len(names)))].tolist())
         out = np.array([owner in held for owner in owners])
         told = [owner for owner in owners if owner in held]
-        self.mean = unit(self.vectors.mean(axis=0))
+        self.mean = unit(vectors.mean(axis=0))
         self.quality: dict[str, MappingQuality] = {}
         self.mappers: dict[str, EmbeddingMapper] = {}
         for kind in kinds:
-            learned = EmbeddingMapper(kind, MapperTraining()).fit(source[~out], self.vectors[~out], seed)
-            self.quality[kind] = mapping_quality(learned(source[out]), self.vectors[out], told)
-            shuffled = self.vectors[~out][rng.permutation(int((~out).sum()))]
+            learned = EmbeddingMapper(kind, MapperTraining()).fit(source[~out], vectors[~out], seed)
+            self.quality[kind] = mapping_quality(learned(source[out]), vectors[out], told)
+            shuffled = vectors[~out][rng.permutation(int((~out).sum()))]
             blind = EmbeddingMapper(kind, MapperTraining()).fit(source[~out], shuffled, seed)
-            self.quality[f"{kind}, shuffled pairs"] = mapping_quality(blind(source[out]), self.vectors[out], told)
-            self.mappers[kind] = EmbeddingMapper(kind, MapperTraining()).fit(source, self.vectors, seed)
-        blank = np.tile(self.vectors[~out].mean(axis=0), (int(out.sum()), 1))
-        self.quality[MEAN] = mapping_quality(blank, self.vectors[out], told)
+            self.quality[f"{kind}, shuffled pairs"] = mapping_quality(blind(source[out]), vectors[out], told)
+            self.mappers[kind] = EmbeddingMapper(kind, MapperTraining()).fit(source, vectors, seed)
+        blank = np.tile(vectors[~out].mean(axis=0), (int(out.sum()), 1))
+        self.quality[MEAN] = mapping_quality(blank, vectors[out], told)
 
 
 def without_itself(vectors: Floats, owners: list[str]) -> Floats:
@@ -130,7 +131,7 @@ def spoof(
     if settings.encoder is not None:
         encoder = load_encoder(settings.encoder)
     mappers = Mappers(target, encoder, people, settings.mappers, seed)
-    says, name = _synthesisers(encoder, mappers, people, settings, seed, told)
+    says, name = _synthesisers(encoder, people, settings, seed, told)
     own = np.stack([unit(encoder.embed(people.tested[speaker])).mean(axis=0) for speaker in people.classes])
     voices = {OWN: unit(own), MEAN: np.tile(mappers.mean, (len(people.classes), 1))}
     for route, (kind, found) in routes.items():
@@ -185,7 +186,6 @@ def _by_class(hits: Floats, whose: NDArray[np.int64]) -> Floats:
 
 def _synthesisers(
     encoder: SpeakerEncoder,
-    mappers: Mappers,
     people: People,
     settings: SpoofSettings,
     seed: int,
@@ -194,8 +194,9 @@ def _synthesisers(
     if settings.synthesiser is not None:
         return [find_object(settings.synthesiser, {}, "synthesiser")], settings.synthesiser
     waves, owners = people.of(people.auxiliary)
+    vectors = without_itself(unit(encoder.embed(waves)), owners)
     reference = ReferenceSynthesiser(SynthesiserTraining(steps=settings.steps))
-    reference.fit(waves, without_itself(mappers.vectors, owners), owners, seed, told)
+    reference.fit(waves, vectors, owners, seed, told)
     speakers = list(people.auxiliary)
     said = [people.auxiliary[speakers[n % len(speakers)]][0] for n in range(settings.contents)]
     return reference.saying(said), REFERENCE

@@ -11,7 +11,9 @@ from fl_privacy.attacks.inversion.gradients import Gradients, Slopes, WhiteBox
 from fl_privacy.attacks.inversion.initialisations import PUBLISHED_STEP, STARTS, start_of
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reconstruction, Window
 from fl_privacy.attacks.inversion.objectives import OBJECTIVES
+from fl_privacy.attacks.inversion.robust import ShiftRobust
 from fl_privacy.attacks.inversion.sliding import ReadOuts, read_outs, restarts, slide, trimmed
+from fl_privacy.attacks.inversion.source_filter import InvertedVoice, SourceFilter, invert_source_filter
 from fl_privacy.attacks.inversion.standard import invert, make_jobs
 from fl_privacy.attacks.inversion.steps import STEPS
 
@@ -22,15 +24,19 @@ __all__ = [
     "STEPS",
     "Gradients",
     "Inversion",
+    "InvertedVoice",
     "Job",
     "Prior",
     "ReadOuts",
     "Reconstruction",
+    "ShiftRobust",
     "Slopes",
+    "SourceFilter",
     "WhiteBox",
     "Window",
     "invert",
     "invert_dvector",
+    "invert_source_filter",
     "make_jobs",
     "map_dvector",
     "read_outs",

@@ -141,7 +141,7 @@ def map_dvector(
     prior: Prior,
     settings: Inversion | None = None,
     *,
-    weight: float = 0.1,
+    weight: float = 0.01,
     step_size: float = 0.1,
     micro_batch: int = 512,
     told: Told | None = None,

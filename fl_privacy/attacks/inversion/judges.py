@@ -105,7 +105,9 @@ class Thresholds:
         refused = np.searchsorted(np.sort(genuine), places, side="left") / genuine.size
         accepted = 1 - np.searchsorted(np.sort(others), places, side="left") / others.size
         middle = float(places[np.argmin(np.abs(refused - accepted))])
-        return cls(middle, found.threshold, eer(genuine, others), found.value)
+        # Verdicts accept at a threshold, the rate is told above it.
+        strict = None if found.threshold is None else float(np.nextafter(found.threshold, np.inf))
+        return cls(middle, strict, eer(genuine, others), found.value)
 
 
 class Verdicts:

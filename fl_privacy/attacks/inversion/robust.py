@@ -3,6 +3,10 @@
 A window that is inverted by itself may be accepted at its own place alone (see `...sliding`). Expectation over
 transformations (Athalye et al. 2018, arXiv 1707.07397; for inversion Struppek et al. 2022, arXiv 2201.12179) asks for a
 wave that is accepted wherever it is listened to, louder or softer, and through noise.
+
+Over free samples this did not make an independent recogniser accept more (eight invented voices, 32 inversions each: 12
+against 10 of plain sliding inversion), so that it is no attack by itself here: it is the judge inside
+`...source_filter`.
 """
 
 from __future__ import annotations

@@ -67,8 +67,8 @@ def test_thresholds_accept_as_many_of_others_as_they_say():
     assert np.mean(table.others >= found.eer) == pytest.approx(np.mean(table.own < found.eer), abs=0.01)
     assert found.error == pytest.approx(np.mean(table.own < found.eer), abs=0.01)
     assert found.far_1 is not None
-    assert np.mean(table.others >= found.far_1) <= 0.01 + 1 / table.others.size
-    assert found.genuine_at_far_1 == pytest.approx(np.mean(table.own > found.far_1))
+    assert 0.009 < np.mean(table.others >= found.far_1) <= 0.01
+    assert found.genuine_at_far_1 == pytest.approx(table.accepted(found.far_1).mean())
     assert Thresholds.of(scores[:4, :4], [0, 1, 2, 3]).far_1 is None, "12 trials do not resolve 1 %"
 
 
