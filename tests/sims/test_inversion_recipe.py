@@ -228,7 +228,7 @@ def test_the_report_tells_all_of_it(done: Path):
         "shorter than a window of 200 ms",
     ):
         assert told in page, told
-    assert page.count("<svg") == 2
+    assert page.count("<svg") == 3, "the threat model, and two figures"
     assert not list(done.rglob("*.wav")), "no audio unless it is asked for"
     assert "Beside the published table" not in page
 
