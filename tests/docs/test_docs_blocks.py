@@ -251,11 +251,7 @@ def run_page(page: str, desk: Path, slow: bool, monkeypatch: pytest.MonkeyPatch,
 
 
 def with_blocks(language: tuple[str, ...]) -> list[str]:
-    return [
-        page
-        for page in pages()
-        if any(b.language in language and not why_skipped(b) for b in blocks(page))
-    ]
+    return [page for page in pages() if any(b.language in language and not why_skipped(b) for b in blocks(page))]
 
 
 @pytest.mark.parametrize("page", with_blocks(("python", "toml", *SHELL)))
