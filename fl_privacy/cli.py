@@ -108,8 +108,9 @@ def presets() -> None:
     from fl_privacy.config import load_any
     from fl_privacy.config import presets as known
 
+    width = max(map(len, known()))
     for name, what in known().items():
-        print(f"{name:24} {'(sweep) ' if getattr(load_any(name), 'sweep', None) else ''}{what}")
+        print(f"{name:{width}} {'(sweep) ' if getattr(load_any(name), 'sweep', None) else ''}{what}")
 
 
 @app.command()
@@ -117,8 +118,8 @@ def corpus(
     name: Annotated[
         str,
         typer.Argument(
-            help="synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, an4, librispeech, voxceleb2, folder, or "
-            "package.module:scan."
+            help="synthetic, ravdess, emodb, crema_d, iemocap, msp_improv, an4, librispeech, timit, vctk, voxceleb2, "
+            "folder, or package.module:scan."
         ),
     ],
     path: Annotated[Path | None, typer.Argument(help="Its folder; default $FL_PRIVACY_DATA/NAME.")] = None,

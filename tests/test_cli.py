@@ -147,8 +147,8 @@ def test_every_public_name_is_there() -> None:
 def test_an_attack_of_ones_own_lies_beside_the_simulation_file(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """As the README says: `my_module:LayerNorms`, found in the folder one runs from; by the real command."""
-    text = (Path(__file__).parent.parent / "README.md").read_text()
+    """As docs/how-to/attack.md says: `my_module:LayerNorms`, found in the folder one runs from; by the real command."""
+    text = (Path(__file__).parent.parent / "docs" / "how-to" / "attack.md").read_text()
     code = next(block for block in text.split("```python\n") if "class LayerNorms" in block).split("```")[0]
     (tmp_path / "my_module.py").write_text(code)
     small = [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import get_type_hints
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from fl_privacy import cli
@@ -58,6 +60,19 @@ def test_listing_presets_loads_no_torch() -> None:
 def test_python_dash_m_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "fl_privacy", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("fl-privacy 0.")
+
+
+def test_help_says_what_arguments_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__  # type: ignore[union-attr]
+        shown = CliRunner().invoke(cli.app, [name, "--help"]).stdout
+        for kind, what in get_type_hints(command.callback, include_extras=True).items():
+            told = getattr(what, "__metadata__", (None,))[0]
+            if isinstance(told, typer.models.ArgumentInfo):
+                assert told.help, f"{name}: {kind}"
+                assert " ".join(told.help.split()[:3]) in shown, f"{name}: {kind}"
+    assert "A preset's name or a TOML file." in CliRunner().invoke(cli.app, ["run", "--help"]).stdout
 
 
 @pytest.mark.parametrize(

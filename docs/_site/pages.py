@@ -9,7 +9,7 @@ from __future__ import annotations
 import posixpath
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -58,13 +58,10 @@ def command_line() -> str:
         usage = " ".join(command.collect_usage_pieces(inner))
         lines += [f"## {name}", "", f"`fl-privacy {name} {usage}`", "", command.help, ""]
         lines += ["| | | default |", "|---|---|---|"]
-        # As they are written in the code: click 8.5 forgets what typer 0.20 tells of arguments.
-        said = get_type_hints(command.callback, include_extras=True)
         for parameter in command.params:
-            about = said[parameter.name].__metadata__[0].help or ""
             called = parameter.metavar if parameter.param_type_name == "argument" else ", ".join(parameter.opts)
             told = parameter.default if type(parameter.default) in (int, float, str) else ""
-            lines.append(f"| `{called or parameter.name.upper()}` | {about} | {told} |")
+            lines.append(f"| `{called or parameter.name.upper()}` | {parameter.help or ''} | {told} |")
         lines.append("")
     return "\n".join(lines)
 

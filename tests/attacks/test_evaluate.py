@@ -21,7 +21,7 @@ from fl_privacy.updates import Labels, UpdateStore
 
 
 class LayerNorms:
-    """The attack of one's own that the README shows."""
+    """An attack of one's own, as docs/how-to/attack.md has it."""
 
     needs = frozenset({"updates"})
 

@@ -29,11 +29,13 @@ from fl_privacy.corpora import Corpus, write
 from fl_privacy.sims.grid import cells_of
 from tests.test_readme import CLIENT, TASK
 
-LATER = ("ssl-membership.md", "inversion.md")
-"""Pages that come with their parts."""
-
 SMALL = "--set federation.rounds=2 --set audit.permutations=2 --set audit.canaries=0 --quiet"
 """For every simulation, and what it has of synthetic voices; a sweep has one seed besides."""
+
+PART_OF = {page: page.removesuffix(".md") for page in ("speaker-membership.md", "ssl-membership.md")} | {
+    "inversion.md": "speaker-inversion"
+}
+"""Presets in which a page's pieces of TOML may stand, where these are not of federations."""
 
 VOICES = {"private": (10, 4), "auxiliary.0": (8, 4)}
 
@@ -218,8 +220,7 @@ def assert_settings(block: Block) -> None:
     if "simulation" in content:
         config.load_any(content)
         return
-    base = "speaker-membership" if "protocol" in content else "federated-ser"
-    config.load_any(base, list(content.items()))
+    config.load_any(PART_OF.get(block.page, "federated-ser"), list(content.items()))
 
 
 def run_page(page: str, desk: Path, slow: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -250,11 +251,7 @@ def run_page(page: str, desk: Path, slow: bool, monkeypatch: pytest.MonkeyPatch,
 
 
 def with_blocks(language: tuple[str, ...]) -> list[str]:
-    return [
-        page
-        for page in pages()
-        if page not in LATER and any(b.language in language and not why_skipped(b) for b in blocks(page))
-    ]
+    return [page for page in pages() if any(b.language in language and not why_skipped(b) for b in blocks(page))]
 
 
 @pytest.mark.parametrize("page", with_blocks(("python", "toml", *SHELL)))

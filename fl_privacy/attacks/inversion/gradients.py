@@ -69,7 +69,7 @@ class WhiteBox:
     Parameters
     ----------
     classifier : SpeakerClassifier
-    objective : str
+    objective_name : str
         See `fl_privacy.attacks.inversion.objectives.OBJECTIVES`.
     """
 
