@@ -112,7 +112,7 @@ def groups(sweep: Sweep) -> list[Group]:
         return []
     gathered: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        rest = {k: v for k, v in point.cell.settings.items() if k.split(".")[0] != "defense"}
+        rest = {k: v for k, v in point.cell.settings.items() if not _of_defense(k)}
         gathered.setdefault((point.cell.run.metric, tuple(in_words(rest))), []).append(point)
     return [
         Group(
@@ -209,8 +209,13 @@ def _row(point: Point, notes: Notes) -> Mapping[str, Any]:
 
 
 def _named(point: Point) -> str:
-    own = {k: v for k, v in point.cell.settings.items() if k.split(".")[0] == "defense"}
+    own = {k: v for k, v in point.cell.settings.items() if _of_defense(k)}
     return ", ".join(in_words(own)) or point.defense or "no defense"
+
+
+def _of_defense(key: str) -> bool:
+    """Whether a setting says how a target is defended: frame encoders have it beside their training."""
+    return key.split(".")[0] == "defense" or key.startswith("target.dp")
 
 
 def _both(point: Point) -> str:
