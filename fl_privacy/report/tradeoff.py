@@ -139,13 +139,14 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
     shown = []
     for number, group in enumerate(found):
         name, title = TITLES[group.metric], ", ".join(group.settings)
+        unit = " or ".join(dict.fromkeys(point.cell.run.unit for point in group.points))
         drawable = [point for point in group.points if _drawable(point)]
         rows = [_row(point, notes) for point in sorted(group.points, key=lambda point: -(point.utility or 0.0))]
         figure = None
         if drawable:
             told = "; ".join(f"{_named(point)}: {words.number(point.utility)}, {_both(point)}" for point in drawable)
             who = "of an attacker that knows the defense and of one that "
-            label = f"{name} per speaker over the task's {group.utility}, {who}"
+            label = f"{name} per {unit} over the task's {group.utility}, {who}"
             figure = figures.tradeoff(
                 f"tradeoff-{number}",
                 [_series(drawable, "adaptive"), _series(drawable, "static")],
@@ -155,8 +156,11 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
                 f"{label}does not. {told}.",
                 signed=group.metric in SIGNED,
                 utility=group.utility,
+                unit=unit,
             )
-        shown.append({"title": title, "metric": name, "utility": group.utility, "figure": figure, "rows": rows})
+        shown.append(
+            {"title": title, "metric": name, "unit": unit, "utility": group.utility, "figure": figure, "rows": rows}
+        )
     confidence = next((p.adaptive.confidence for g in found for p in g.points if p.adaptive), None)
     return {"groups": shown, "notes": notes, "confidence": confidence}
 

@@ -176,6 +176,7 @@ def test_a_swept_epsilon_is_told_beside_what_it_costs(swept: Path):
     assert promise["epsilon_accountant"] == pytest.approx(50.0, rel=0.02)
     report = (swept / "report.html").read_text()
     assert "Utility against leakage" in report and "\N{MINUS SIGN}loss of the task" in report
+    assert "Corrected jointly over all 4 (Bonferroni), the 95 % interval is" in report
     settings = defended["simulation"]
     assert load_any(settings).resolved() == settings
 
