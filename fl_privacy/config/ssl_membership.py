@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fl_privacy.config._sections import Section, Speech
+from fl_privacy.config._sweep import SweepSettings
 
 _TRAINED = (
     "model",
@@ -59,6 +60,7 @@ class EncoderTarget(Section):
     negatives_among: Literal["batch", "utterance"] | None = None
     """Of CPC."""
     dp: PrivateSteps | None = None
+    """``none``, or left out: ordinary training."""
     checkpoint: str | None = None
     """Of an encoder that is there already: its file; without one, torch's hub cache."""
     architecture: str | None = None
@@ -69,6 +71,12 @@ class EncoderTarget(Section):
     """Instead: ``package.module:object``, a function of a wave that returns frames, or a `FrameEncoder`."""
     layer: int = -1
     """Whose frames are attacked; 0 is the first."""
+
+    @field_validator("dp", mode="before")
+    @classmethod
+    def _none(cls, value: Any) -> Any:
+        """Read "none": TOML has no word for it, and a sweep over epsilons wants a cell without."""
+        return None if value == "none" else value
 
     @property
     def training(self) -> dict[str, Any]:
@@ -156,6 +164,8 @@ class SslMembershipFile(Section):
     attack: tuple[FrameAttackChoice, ...] = Field(min_length=1)
     """The first is primary."""
     audit: EncoderAuditSettings = EncoderAuditSettings()
+    sweep: SweepSettings | None = None
+    """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
     def _fits_the_protocol(self) -> SslMembershipFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zipfile
 from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
@@ -71,11 +72,21 @@ def read_checkpoint(path: Path, who: str, error: type[UserError] = UserError, di
         try:
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as wrong:  # what a file that is no checkpoint makes of it has many types
-            reason = str(wrong).strip().partition("\n")[0]
             raise error(
                 f"{who}: the checkpoint {path} is no state dict: give what "
-                f"torch.save(model.state_dict(), path) writes ({reason})"
+                f"torch.save(model.state_dict(), path) writes ({_fault(file)})"
             ) from wrong
+
+
+def _fault(file: BufferedReader) -> str:
+    """Say why torch did not read a file; torch's own words recommend to run the code in it."""
+    file.seek(0)
+    start = file.read(2)
+    if not start:
+        return "it is empty"
+    if zipfile.is_zipfile(file):
+        return "it holds objects, such as a whole model, that could run code when they are read"
+    return "it was cut off" if start == b"PK" else "it is no such file, or holds objects that could run code"
 
 
 def write_checkpoint(path: Path, content: Any) -> None:
@@ -99,12 +110,16 @@ def first_difference(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) 
     for name, tensor in wanted.items():
         if name not in found:
             lacking = sum(other not in found for other in wanted)
-            return f"it lacks {lacking} arrays, such as {name}"
+            return f"it lacks {_arrays(lacking)}, such as {name}"
         if found[name].shape != tensor.shape:
             return f"{name}: of shape {list(found[name].shape)} in the file, of {list(tensor.shape)} in the model"
     if surplus := [name for name in found if name not in wanted]:
-        return f"it has, beyond the model, {len(surplus)} arrays, such as {surplus[0]}"
+        return f"it has, beyond the model, {_arrays(len(surplus))}, such as {surplus[0]}"
     return None
+
+
+def _arrays(count: int) -> str:
+    return "1 array" if count == 1 else f"{count} arrays"
 
 
 def load_weights(

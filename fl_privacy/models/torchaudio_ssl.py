@@ -133,9 +133,10 @@ def read_state(
     """
     state = read_checkpoint(path, who, error, digest)
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        keys = ", ".join(map(str, list(state)[:4])) if isinstance(state, Mapping) else ""
         raise error(
-            f"{who}: the checkpoint {path} holds something other than named arrays: give what "
-            "torch.save(model.state_dict(), path) writes"
+            f"{who}: the checkpoint {path} holds something other than named arrays"
+            f"{f' (its first keys: {keys})' if keys else ''}: give what torch.save(model.state_dict(), path) writes"
         )
     # The bundles that normalise the wave wrap their model; models with a head for recognition have one array more.
     plain = {str(name).removeprefix("model."): value for name, value in state.items()}

@@ -361,6 +361,10 @@ def steps(
     return Figure(name, inline(drawn[0], name, label), ("name", "step", "value", "low", "high"), tuple(rows))
 
 
+_NARROW = 0.02
+"""Least width of the axis of utility."""
+
+
 def tradeoff(
     name: str,
     series: Sequence[Scatter],
@@ -370,6 +374,7 @@ def tradeoff(
     label: str,
     signed: bool = False,
     utility: str = "UAR",
+    unit: str = "speaker",
 ) -> Figure:
     """Draw leakage over utility, each point with its interval; hovering names the condition.
 
@@ -391,6 +396,8 @@ def tradeoff(
         Whether it may lie below zero.
     utility : str
         What utility is measured by.
+    unit : str
+        What leakage is of.
     """
     titles = {}
     with drawing(_WIDTH, 3.5, name) as (figure, drawn):
@@ -428,8 +435,11 @@ def tradeoff(
         if chance is not None:
             axes.axhline(chance, color=INK, linestyle=":", linewidth=1, label=f"guessing ({chance:.3g})")
         axes.set_ylim(-1.0 if signed else 0.0, 1.0)
+        left, right = axes.get_xlim()
+        if right - left < _NARROW:  # such differences say nothing, and their figures would not fit below the axis
+            axes.set_xlim((left + right - _NARROW) / 2, (left + right + _NARROW) / 2)
         axes.set_xlabel(f"{utility} of the task (more is more useful)")
-        axes.set_ylabel(f"{axis} per speaker (less is safer)")
+        axes.set_ylabel(f"{axis} per {unit} (less is safer)")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0), columnspacing=1.2)
     svg = inline(drawn[0], name, label, {key: marks for key, marks in titles.items() if marks})
     rows = tuple((one.name, at, x, y, low, high) for one in series for x, y, low, high, at in one.points)

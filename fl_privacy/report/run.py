@@ -192,11 +192,14 @@ class Run:
     def useful(self) -> tuple[str, float | None]:
         """What says how good the target is at its task, more being better, and how much of it there is.
 
-        Of a speaker recogniser one minus the equal error rate on people whom it was not trained on: its users.
+        Of a speaker recogniser one minus the equal error rate on people whom it was not trained on: its users. Of a
+        frame encoder minus the pre-training loss on recordings that it was not trained on.
         """
         part = self.part("utility")
         if part.get("eer_nonmembers") is not None:
             return "1 \N{MINUS SIGN} EER", 1.0 - float(part["eer_nonmembers"])
+        if part.get("loss_nonmembers") is not None:
+            return "\N{MINUS SIGN}loss", -float(part["loss_nonmembers"])
         return "UAR", part.get("uar")
 
     @cached_property

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.audit import Claim
+from fl_privacy.audit import Claim, SwappedAudit
+from fl_privacy.audit.claims import Estimate
 from fl_privacy.audit.files import read_units
 from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.report import heat, tradeoff, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Page, Section, page, write_page
-from fl_privacy.report.run import PERMUTATIONS, Run, printable
+from fl_privacy.report.run import PERMUTATIONS, RATIO, Run, printable
 from fl_privacy.report.swept import Sweep, Swept, in_words, short_names
 
 
@@ -102,15 +103,40 @@ def _corrected(sweep: Sweep, cell: Swept, claim: Claim, among: int) -> tuple[flo
     if claim.low is None or claim.confidence is None:
         raise ValueError(claim.reason or "the claim has no interval")
     rows = sweep.scores(cell)
-    classes = Run.of(cell.run.result, rows).classes
     mine = [row for row in rows if row["attack"] == claim.attack]
-    audits = read_units(mine, positive=classes and classes[1], confidence=1 - (1 - claim.confidence) / among)
-    found = audits[claim.attack].headline_estimate() if audits else None
+    confidence = 1 - (1 - claim.confidence) / among
+    found = _swapped(mine, claim, confidence)
+    if found is None:
+        classes = Run.of(cell.run.result, rows).classes
+        audits = read_units(mine, positive=classes and classes[1], confidence=confidence)
+        found = audits[claim.attack].headline_estimate() if audits else None
     if found is None or found.value is None or not math.isclose(found.value, claim.value or 0.0, abs_tol=1e-9):
         raise ValueError("scores.csv does not hold the scores behind the claim")
     if found.low is None or found.high is None:
         raise ValueError(found.reason or "there is none")
     return found.low, found.high
+
+
+def _swapped(rows: Sequence[Mapping[str, str]], claim: Claim, confidence: float) -> Estimate | None:
+    """Audit the rows of several targets with roles swapped anew; None where the scores are not of that kind."""
+    told = [row for row in rows if row["unit"] == f"{claim.unit} before target"]
+    if RATIO in claim.conditions:
+        told = [row for row in told if float(row[RATIO]) == float(claim.conditions[RATIO])]
+    if not told:
+        return None
+    return SwappedAudit(
+        [float(row["score"]) for row in told],
+        [row["label"] == "member" for row in told],
+        [row["speaker"] for row in told],
+        [row["target"] for row in told],
+        utterances=[row["utterance"] for row in told] if claim.unit == "utterance" else None,
+        confidence=confidence,
+    ).auc()
+
+
+def _unit(cells: Iterable[Swept]) -> str:
+    """What the quoted numbers of cells are of."""
+    return " or ".join(dict.fromkeys(cell.run.unit for cell in cells)) or "speaker"
 
 
 # ------------------------------------------------------------------ sections
@@ -148,7 +174,7 @@ def _declared(sweep: Sweep, metric: str) -> str:
     told = ", ".join(f"{kind} in {kinds.count(kind)}" for kind in dict.fromkeys(sorted(kinds)))
     at_least, at_most = f"{words.number(least)}{_where(low)}", f"{words.number(most)}{_where(high)}"
     lies = f"is {at_least}" if low is high else f"lies between {at_least} and {at_most}"
-    whose = f"Declared before the run: {names}. Its {TITLES[metric]} per speaker {lies}."
+    whose = f"Declared before the run: {names}. Its {TITLES[metric]} per {_unit(cell for _, cell in mine)} {lies}."
     return f"{whose} A leak is {told} of {words.count(len(mine), 'condition')}."
 
 
@@ -184,7 +210,7 @@ def maps(sweep: Sweep) -> Mapping[str, Any] | None:
     chances = {cell.run.metric: cell.run.guessing for cell in reversed(sweep.distinct)}
     scales = [heat.scale(metric, guessing) for metric, guessing in reversed(chances.items())]
     confidence = next((claim.confidence for _, claim in sweep.quoted() if claim.confidence), None)
-    return {"maps": drawn, "scales": scales, "notes": notes, "confidence": confidence}
+    return {"maps": drawn, "scales": scales, "notes": notes, "confidence": confidence, "unit": _unit(sweep.distinct)}
 
 
 def _caption(one: heat.HeatMap) -> str:
@@ -198,7 +224,13 @@ def cells(sweep: Sweep) -> Mapping[str, Any] | None:
     for metric in dict.fromkeys(cell.run.metric for cell in sweep.distinct):
         mine = [cell for cell in sweep.distinct if cell.run.metric == metric]
         shown = columns(mine[0].run.main)
-        tables.append({"heads": [TITLES[m] for m in shown], "cells": [_cell(cell, shown, notes) for cell in mine]})
+        tables.append(
+            {
+                "unit": _unit(mine),
+                "heads": [TITLES[m] for m in shown],
+                "cells": [_cell(cell, shown, notes) for cell in mine],
+            }
+        )
     return {"tables": tables, "notes": notes} if tables else None
 
 

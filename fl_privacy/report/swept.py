@@ -130,6 +130,8 @@ def plain(value: Any) -> str:
     """Return a setting's value as it is told: text as it stands, named parts by their names, the rest as JSON."""
     if isinstance(value, list) and all(isinstance(part, Mapping) and "name" in part for part in value):
         return " + ".join(_named(part) for part in value) or "none"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 

@@ -112,7 +112,7 @@ def groups(sweep: Sweep) -> list[Group]:
         return []
     gathered: dict[tuple[str, tuple[str, ...]], list[Point]] = {}
     for point in points:
-        rest = {k: v for k, v in point.cell.settings.items() if k.split(".")[0] != "defense"}
+        rest = {k: v for k, v in point.cell.settings.items() if not _of_defense(k)}
         gathered.setdefault((point.cell.run.metric, tuple(in_words(rest))), []).append(point)
     return [
         Group(
@@ -139,13 +139,14 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
     shown = []
     for number, group in enumerate(found):
         name, title = TITLES[group.metric], ", ".join(group.settings)
+        unit = " or ".join(dict.fromkeys(point.cell.run.unit for point in group.points))
         drawable = [point for point in group.points if _drawable(point)]
         rows = [_row(point, notes) for point in sorted(group.points, key=lambda point: -(point.utility or 0.0))]
         figure = None
         if drawable:
             told = "; ".join(f"{_named(point)}: {words.number(point.utility)}, {_both(point)}" for point in drawable)
             who = "of an attacker that knows the defense and of one that "
-            label = f"{name} per speaker over the task's {group.utility}, {who}"
+            label = f"{name} per {unit} over the task's {group.utility}, {who}"
             figure = figures.tradeoff(
                 f"tradeoff-{number}",
                 [_series(drawable, "adaptive"), _series(drawable, "static")],
@@ -155,8 +156,11 @@ def tradeoff(sweep: Sweep) -> Mapping[str, Any] | None:
                 f"{label}does not. {told}.",
                 signed=group.metric in SIGNED,
                 utility=group.utility,
+                unit=unit,
             )
-        shown.append({"title": title, "metric": name, "utility": group.utility, "figure": figure, "rows": rows})
+        shown.append(
+            {"title": title, "metric": name, "unit": unit, "utility": group.utility, "figure": figure, "rows": rows}
+        )
     confidence = next((p.adaptive.confidence for g in found for p in g.points if p.adaptive), None)
     return {"groups": shown, "notes": notes, "confidence": confidence}
 
@@ -209,8 +213,13 @@ def _row(point: Point, notes: Notes) -> Mapping[str, Any]:
 
 
 def _named(point: Point) -> str:
-    own = {k: v for k, v in point.cell.settings.items() if k.split(".")[0] == "defense"}
+    own = {k: v for k, v in point.cell.settings.items() if _of_defense(k)}
     return ", ".join(in_words(own)) or point.defense or "no defense"
+
+
+def _of_defense(key: str) -> bool:
+    """Whether a setting says how a target is defended: frame encoders have it beside their training."""
+    return key.split(".")[0] == "defense" or key.startswith("target.dp")
 
 
 def _both(point: Point) -> str:

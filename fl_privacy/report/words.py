@@ -134,6 +134,8 @@ def utility(run: Run) -> str:
     part = run.part("utility")
     if part.get("eer_members") is not None:
         return f"EER {number(part['eer_members'])} (members), {number(part['eer_nonmembers'])} (others)"
+    if part.get("loss_members") is not None:
+        return f"loss {number(part['loss_members'])} (members), {number(part['loss_nonmembers'])} (others)"
     told = [(name, part.get(key)) for key, name in (("uar", "UAR"), ("accuracy", "accuracy"))]
     return next((f"{name} {number(value)}" for name, value in told if value is not None), "")
 

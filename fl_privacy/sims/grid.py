@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.attacks.question import SPEAKER
-from fl_privacy.config import AnyFile, ConfigError, SimulationFile, SweepSettings, load_any, parse_value
+from fl_privacy.config import (
+    AnyFile,
+    ConfigError,
+    SimulationFile,
+    SslMembershipFile,
+    SweepSettings,
+    load_any,
+    parse_value,
+)
 from fl_privacy.report.swept import plain, short_names
 
 
@@ -82,6 +90,11 @@ def cells_of(
 
 def _check_candidates(given: Sequence[AnyFile]) -> None:
     """Refuse seeds that cannot be merged: who is held out is no candidate, and another seed holds out others."""
+    if any(isinstance(file, SslMembershipFile) and file.protocol.name != "swap" for file in given[1:]):
+        raise ConfigError(
+            'several seeds of protocol.name = "tseng2022" have one encoder and the same speech, and are no independent '
+            "runs: set sweep.seeds=1, or give each seed a run of its own"
+        )
     files = [file for file in given if isinstance(file, SimulationFile) and file.private.attribute == SPEAKER]
     if not files:
         return

@@ -14,10 +14,11 @@ from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim, Privacy
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import main_claims
-from fl_privacy.config import AnyFile, SpeakerMembershipFile
+from fl_privacy.config import AnyFile, SpeakerMembershipFile, SslMembershipFile
 from fl_privacy.report import write_report
 from fl_privacy.sims.canaries import with_canaries
 from fl_privacy.sims.speaker_merge import merge_membership
+from fl_privacy.sims.ssl_merge import merge_encoders
 
 
 def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path]) -> None:
@@ -44,6 +45,10 @@ def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path])
     speakers = [file for file in files if isinstance(file, SpeakerMembershipFile)]
     if speakers:
         merge_membership(folder, speakers, folders)
+        return
+    encoders = [file for file in files if isinstance(file, SslMembershipFile)]
+    if encoders:
+        merge_encoders(folder, encoders, folders)
         return
     results = [read_result(run / "result.json") for run in folders]
     first = next(c for c in main_claims(map(Claim.from_dict, results[0]["claims"])) if c.primary)

@@ -79,6 +79,13 @@ class Inputs:
         return np.ascontiguousarray(wave, dtype=np.float32)
 
 
+def trains(wave: Wave) -> bool:
+    """Whether an encoder can be pre-trained on a wave, however short: it has a frame, and is not silent."""
+    from fl_privacy.models.log_mel import WINDOW
+
+    return len(wave) >= WINDOW and bool(np.any(wave))
+
+
 _KEPT = 2**26
 """Samples that are kept decoded: an hour and ten minutes, 256 MiB."""
 

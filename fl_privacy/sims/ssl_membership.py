@@ -34,6 +34,7 @@ from fl_privacy.sims.ssl_encoders import (
     facts_file,
     look_through_encoders,
     recordings,
+    trains,
 )
 from fl_privacy.sims.ssl_result import Reading, Rows, standardised_mean
 from fl_privacy.sims.stages import RunFolder
@@ -45,6 +46,9 @@ Floats = NDArray[np.float64]
 
 _WHOLE_MASKS = 2
 """For the loss of a whole utterance, which has more masked frames than a crop."""
+
+HEARD = " (pre-training hears it, no attack is sent it)"
+"""Follows the reason why a recording is left out of the attacks alone."""
 
 Units = Mapping[str, Sequence[str]]
 """The utterances of each speaker or utterance that is attacked."""
@@ -159,8 +163,9 @@ class SslMembershipResult:
             if "loss_members" in u
             else "no loss taken"
         )
+        targets = 4 * s.swaps * max(len(self.reading.runs), 1)
         what = (
-            f"{s.source.corpus}: {s.training.model}, {4 * s.swaps} targets, split by {s.split}, {length}; "
+            f"{s.source.corpus}: {s.training.model}, {targets} targets, split by {s.split}, {length}; "
             f"{u['minutes']:.1f} min of speech an encoder, {u['epochs']:.1f} epochs; {losses}"
         )
         return "\n".join([what, *self.reading.table()])
@@ -187,7 +192,9 @@ def attack_encoders(
     recordings.cache_clear()  # files may have changed since another run of this process
     held = recordings(sources)
     usable, left_out = usable_utterances(held, settings.inputs, least=2)
-    design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed)
+    short = heard_alone(held, usable, left_out)
+    design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed, short)
+    left_out |= {id: left_out[id] + HEARD for half in design.encoders for id in half.unsent}
     auxiliary = {name: tuple(usable[name]) for name in design.auxiliary}
     candidates = tuple(sorted({id for half in design.encoders for id in half.members}))
     statistics = {frame_attacks()[name].statistic for name in settings.attacks}
@@ -221,7 +228,7 @@ def attack_encoders(
     def train(path: Path) -> None:
         (path / "started").touch()
         jobs = [
-            job(PRETRAINED, n, path / f"encoder-{n:02d}.npz", half.members, str(path / f"encoder-{n:02d}.pt"))
+            job(PRETRAINED, n, path / f"encoder-{n:02d}.npz", half.heard, str(path / f"encoder-{n:02d}.pt"))
             for n, half in enumerate(design.encoders)
         ]
         look_through_encoders(jobs, settings.processes, told)
@@ -302,6 +309,32 @@ def usable_utterances(
     for name in [name for name, ids in found.items() if len(ids) < least]:
         left_out |= dict.fromkeys(found.pop(name), f"fewer than {least} usable utterances of the speaker")
     return found, left_out
+
+
+def heard_alone(
+    held: Recordings, usable: Mapping[str, Sequence[str]], left_out: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Return, of usable speakers, the recordings that can pre-train an encoder but are too short to be sent.
+
+    Parameters
+    ----------
+    held : Recordings
+    usable : mapping of str to sequence of str
+        By speaker, what can be sent.
+    left_out : mapping of str to str
+        What cannot.
+    """
+    found: dict[str, list[str]] = {}
+    for id in left_out:
+        if held.speakers[id] not in usable:
+            continue
+        try:
+            wave = held.wave(id)
+        except AudioError:
+            continue
+        if trains(wave):
+            found.setdefault(held.speakers[id], []).append(id)
+    return found
 
 
 def read_swapped(
@@ -392,6 +425,9 @@ def read_swapped(
         "target": settings.training.model,
         "protocol": "swapped roles",
         "seeds": (settings.seed,),
+        "defense": "dp-sgd" if settings.training.dp is not None else None,
+        # References of calibrated attacks are trained as the target is.
+        "attacker": "adaptive" if settings.training.dp is not None else None,
         "conditions": {
             "private": settings.source.corpus,
             "split": settings.split,
@@ -421,7 +457,7 @@ def _utility(
     grey: bool,
 ) -> dict[str, Any]:
     training = settings.training
-    seconds = [sum(held.seconds(id) for id in half.members) for half in design.encoders]
+    seconds = [sum(held.seconds(id) for id in half.heard) for half in design.encoders]
     heard = training.steps * training.batch_size * training.seconds
     found: dict[str, Any] = {
         "task": "Pre-training",

@@ -11,16 +11,20 @@ from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import Speech, SslMembershipFile
+from fl_privacy.config import ConfigError, Speech, SslMembershipFile
 from fl_privacy.report import write_report
 from fl_privacy.sims.membership_recipe import facts_of
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.ssl_encoders import GivenEncoder, Inputs
+from fl_privacy.sims.ssl_evidence import save_evidence
 from fl_privacy.sims.ssl_given import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership, attack_given_encoder
-from fl_privacy.sims.ssl_membership import SslMembership, attack_encoders, source_of
+from fl_privacy.sims.ssl_membership import SslMembership, SslMembershipResult, attack_encoders, source_of
 from fl_privacy.sims.ssl_result import scores_csv
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.updates import ThreatModel
+
+EVIDENCE = "evidence.npz"
+"""In the stage ``audit``: what several seeds are merged from."""
 
 
 class SslMembershipRecipe:
@@ -41,6 +45,8 @@ class SslMembershipRecipe:
     """
 
     def __init__(self, file: SslMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
+        if file.sweep is not None:
+            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
         self.file = file
         self._progress: Progress = progress or (lambda what, done, total: None)
         self._workers = workers
@@ -135,18 +141,28 @@ class SslMembershipRecipe:
         )
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:
-        settings = self._swap
-        assert settings is not None
+        found = attack_encoders(folder, self.swap, self._told(4 * self.swap.swaps * self.swap.training.steps))
+        save_evidence(path / EVIDENCE, found)
+        self.write_swapped(path, folder.path, found)
+
+    @property
+    def swap(self) -> SslMembership:
+        """The settings of a run with swapped roles."""
+        assert self._swap is not None
+        return self._swap
+
+    def write_swapped(self, path: Path, out: Path, found: SslMembershipResult, **parts: Any) -> None:
+        """Write the result of one run, or of several seeds merged, into a folder; a table into `path`."""
         assert self.file.private is not None
-        found = attack_encoders(folder, settings, self._told(4 * settings.swaps * settings.training.steps))
         reading = found.reading
         self._write(
             path,
-            folder,
+            out,
             reading.claims(),
-            reading.controls(settings.permutations, settings.seed),
+            reading.controls(self.swap.permutations),
             scores_csv([reading]),
             {
+                **parts,
                 "utility": found.utility,
                 "queries": found.queries,
                 "corpora": {"private": [facts_of(self.file.private, dict(found.left_out))], "auxiliary": []},
@@ -164,9 +180,9 @@ class SslMembershipRecipe:
         facts = {side: facts_of(speech, found.left_out[side]) for side, speech in given.items() if speech is not None}
         self._write(
             path,
-            folder,
+            folder.path,
             [claim for reading in readings for claim in reading.claims()],
-            [control for reading in readings for control in reading.controls(settings.permutations, settings.seed)],
+            [control for reading in readings for control in reading.controls(settings.permutations)],
             scores_csv(readings[:1]),
             {
                 "utility": {"task": "The encoder is there already"},
@@ -182,7 +198,7 @@ class SslMembershipRecipe:
     def _write(
         self,
         path: Path,
-        folder: RunFolder,
+        out: Path,
         claims: Sequence[Claim],
         controls: Sequence[Control],
         scores: str,
@@ -191,7 +207,7 @@ class SslMembershipRecipe:
         write_atomically(path / "table.txt", parts["table"] + "\n")
         model = self.threat_model
         write_result(
-            folder.path,
+            out,
             claims,
             controls,
             scores,

@@ -38,6 +38,8 @@ class Reading:
         Fields of every claim.
     details : mapping of (str, str) to mapping
         Further conditions of a control.
+    runs : tuple of Reading
+        What this was merged from; empty for one run alone.
     """
 
     audits: Mapping[tuple[str, str], SwappedAudit]
@@ -45,6 +47,7 @@ class Reading:
     layers: Mapping[tuple[str, str, int], SwappedAudit]
     shared: Mapping[str, Any]
     details: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    runs: tuple[Reading, ...] = ()
 
     @property
     def primary(self) -> str:
@@ -80,11 +83,14 @@ class Reading:
             found.append(Claim(**more, metric="auc", **vars(audit.auc())))
         return found
 
-    def controls(self, permutations: int, seed: int) -> list[Control]:
+    def controls(self, permutations: int) -> list[Control]:
         """Blind controls, and each attack's AUC with roles permuted."""
         rows = []
         for (name, unit), audit in self.audits.items():
-            null = audit.permuted(permutations, seed)
+            # Roles are drawn anew in every run, and so are permutations of them.
+            runs = self.runs or (self,)
+            nulls = [run.audits[name, unit].permuted(permutations, run.shared["seeds"][0]) for run in runs]
+            null = np.mean(nulls, axis=0)
             estimate = audit.auc()
             p = permutation_p_value(estimate.value or 0.0, null)
             low, high = (float(q) for q in np.quantile(null, [0.025, 0.975]))

@@ -128,7 +128,7 @@ def table(root: Path) -> str:
     quoted, second = (" / ".join(dict.fromkeys(TITLES[columns(c.run.main)[i]] for c in cells)) for i in (0, 1))
     heads = ("settings", "seeds", quoted, second, f"best blind {quoted}", "over best blind")
     defended = (f"static {quoted}", "epsilon (from below)", "Pareto set") if pareto else ()
-    task = " / ".join(dict.fromkeys("EER members / others" if _errors(c.run) else "SER UAR" for c in cells))
+    task = " / ".join(dict.fromkeys(_pair(c.run)[0] for c in cells))
     rows: list[tuple[str, ...]] = [(*heads, "p aux", "p private", task, *defended)]
     for point in cells:
         run = point.run
@@ -162,16 +162,22 @@ def table(root: Path) -> str:
     return "\n".join((aligned(rows), *told))
 
 
-def _errors(run: Run) -> tuple[float, float] | None:
-    """Equal error rates of a recogniser, on members and others."""
+def _pair(run: Run) -> tuple[str, tuple[float, float] | None]:
+    """Name what the table says of utility; of recognisers and encoders it has two numbers: on members, and others."""
     part = run.part("utility")
-    return (part["eer_members"], part["eer_nonmembers"]) if "eer_members" in part else None
+    for title, members, others in (
+        ("EER members / others", "eer_members", "eer_nonmembers"),
+        ("loss members / others", "loss_members", "loss_nonmembers"),
+    ):
+        if part.get(members) is not None:
+            return title, (part[members], part[others])
+    return "SER UAR", None
 
 
 def _utility(run: Run) -> str:
-    errors, uar = _errors(run), run.part("utility").get("uar")
-    if errors is not None:
-        return f"{errors[0]:.3f} / {errors[1]:.3f}"
+    both, uar = _pair(run)[1], run.part("utility").get("uar")
+    if both is not None:
+        return f"{both[0]:.3f} / {both[1]:.3f}"
     return "" if uar is None else f"{uar:.3f}"
 
 

@@ -258,14 +258,14 @@ class Trap:
     ("content", "message"),
     [
         (lambda state: {k: v for k, v in state.items() if "layers.2" not in k}, r"lacks 16 arrays, such as encoder\."),
-        (lambda state: {**state, "quantizer.weight": torch.zeros(2)}, "beyond the model, 1 arrays, such as quantizer"),
+        (lambda state: {**state, "quantizer.weight": torch.zeros(2)}, "beyond the model, 1 array, such as quantizer"),
         (
             lambda state: {**state, "encoder.feature_projection.projection.weight": torch.zeros(7, 16)},
             r"no state dict of wav2vec2_model: encoder\.feature_projection\.projection\.weight: .*\[7, 16\].*\[32, 16\]",
         ),
-        (lambda state: {"model": dict(state), "cfg": {"layers": 3}}, "holds something other than named arrays"),
+        (lambda state: {"model": dict(state), "cfg": {"layers": 3}}, r"named arrays \(its first keys: model, cfg\)"),
         (lambda state: list(state.values()), "holds something other than named arrays"),
-        (lambda state: torch.nn.Linear(2, 2), "is no state dict: give what"),
+        (lambda state: torch.nn.Linear(2, 2), r"is no state dict: give what .* \(it holds objects, .*could run code"),
         (lambda state: Trap(), "is no state dict: give what"),
     ],
     ids=["too few", "too many", "another size", "of another kit", "a list", "a module", "a trap"],
@@ -281,11 +281,20 @@ def test_other_checkpoints_are_refused(
     assert not (tmp_path / "sprung").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"PK\3\4 but no archive", bytes(1000)])
-def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is empty"),
+        (b"hello", "it is no such file"),
+        (b"PK\3\4 but no archive", "it was cut off"),
+        (bytes(1000), "it is no such file"),
+    ],
+)
+def test_files_that_are_no_checkpoint_are_refused(tmp_path: Path, content: bytes, why: str) -> None:
     (tmp_path / "other.pt").write_bytes(content)
-    with pytest.raises(FeatureError, match=r"other\.pt is no state dict: give what torch\.save"):
+    with pytest.raises(FeatureError, match=rf"other\.pt is no state dict: give what torch\.save.*\({why}") as refusal:
         tiny(tmp_path / "other.pt")(wave())
+    assert "weights_only" not in str(refusal.value), "torch recommends to run the code of the file"
 
 
 def test_a_truncated_checkpoint_is_refused(checkpoint: Path, tmp_path: Path) -> None:

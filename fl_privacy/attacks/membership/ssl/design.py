@@ -28,11 +28,19 @@ class PretrainedHalf:
     pool : int
     members, nonmembers : tuple of str
         Ids of the utterances that pre-train it, and of those that pre-train the other half's encoder.
+    unsent : tuple of str
+        Ids of further utterances that pre-train it, but are too short to be sent: no attack is judged on them.
     """
 
     pool: int
     members: tuple[str, ...]
     nonmembers: tuple[str, ...]
+    unsent: tuple[str, ...] = ()
+
+    @property
+    def heard(self) -> tuple[str, ...]:
+        """All utterances that pre-train it."""
+        return (*self.members, *self.unsent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +73,12 @@ class EncoderDesign:
 
 
 def encoder_design(
-    utterances: Mapping[str, Sequence[str]], split: str, auxiliary: int, swaps: int, seed: int
+    utterances: Mapping[str, Sequence[str]],
+    split: str,
+    auxiliary: int,
+    swaps: int,
+    seed: int,
+    unsent: Mapping[str, Sequence[str]] | None = None,
 ) -> EncoderDesign:
     """Draw a design.
 
@@ -80,6 +93,8 @@ def encoder_design(
     swaps : int
         How often each of the two pools is halved: 4 times as many encoders.
     seed : int
+    unsent : mapping of str to sequence of str, optional
+        Further ids of these speakers, which pre-train encoders alone. They change nothing about who is where.
 
     Raises
     ------
@@ -89,9 +104,12 @@ def encoder_design(
     if split not in SPLITS:
         raise UserError(f"protocol.split: {split!r} is none of {', '.join(SPLITS)}")
     drawn = swap_design(tuple(utterances), auxiliary, swaps if split == "speaker" else 1, seed)
+    more = unsent or {}
     if split == "speaker":
         halves = [
-            PretrainedHalf(one.pool, _of(utterances, one.members), _of(utterances, one.nonmembers))
+            PretrainedHalf(
+                one.pool, _of(utterances, one.members), _of(utterances, one.nonmembers), _of(more, one.members)
+            )
             for one in drawn.recognisers
         ]
         return EncoderDesign(split, drawn.imposters, tuple(halves))
@@ -99,20 +117,27 @@ def encoder_design(
     for pool in (0, 1):
         for swap in range(swaps):
             sides: tuple[list[str], list[str]] = ([], [])
+            short: tuple[list[str], list[str]] = ([], [])
             for number, speaker in enumerate(drawn.speakers(pool)):
-                ids = sorted(utterances[speaker])
-                if len(ids) < 2:
+                if len(utterances[speaker]) < 2:
                     raise UserError(f"speaker {speaker!r} has one utterance; a split by utterance takes two of each")
                 rng = np.random.default_rng([seed, 3, pool, swap, number])
-                order = [ids[place] for place in rng.permutation(len(ids))]
-                # Of an odd number the one that is over goes to either side in turn.
-                cut = (len(order) + (number + swap) % 2) // 2
-                sides[0].extend(order[:cut])
-                sides[1].extend(order[cut:])
+                for ids, into in ((utterances[speaker], sides), (more.get(speaker, ()), short)):
+                    for side, part in zip(into, _halved(ids, (number + swap) % 2, rng), strict=True):
+                        side.extend(part)
             first, second = (tuple(sorted(side)) for side in sides)
-            found += [PretrainedHalf(pool, first, second), PretrainedHalf(pool, second, first)]
+            one, other = (tuple(sorted(side)) for side in short)
+            found += [PretrainedHalf(pool, first, second, one), PretrainedHalf(pool, second, first, other)]
     return EncoderDesign(split, drawn.imposters, tuple(found))
 
 
+def _halved(ids: Sequence[str], over: int, rng: np.random.Generator) -> tuple[list[str], list[str]]:
+    """Part ids at random; of an odd number the one that is over goes to the first side where `over` is 1."""
+    mine = sorted(ids)
+    order = [mine[place] for place in rng.permutation(len(mine))]
+    cut = (len(order) + over) // 2
+    return order[:cut], order[cut:]
+
+
 def _of(utterances: Mapping[str, Sequence[str]], speakers: Sequence[str]) -> tuple[str, ...]:
-    return tuple(id for speaker in speakers for id in sorted(utterances[speaker]))
+    return tuple(id for speaker in speakers for id in sorted(utterances.get(speaker, ())))
