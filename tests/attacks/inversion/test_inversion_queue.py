@@ -167,7 +167,9 @@ def test_a_sliding_inversion_is_read_in_every_way(classifier):
     # By hand, for one of them.
     one, grid = found[2], [classifier.decide(found[2].wave[w.offset : w.offset + WINDOW])[0] for w in found[2].windows]
     assert read[2].grid_any == (2 in grid) and read[2].grid_all == (set(grid) == {2})
-    assert read[2].last_window == (grid[-1] == 2) and read[2].trim == (classifier.decide(one.wave[WINDOW // 2 : -WINDOW // 2])[0] == 2)
+    assert read[2].last_window == (grid[-1] == 2) and read[2].trim == (
+        classifier.decide(one.wave[WINDOW // 2 : -WINDOW // 2])[0] == 2
+    )
     assert read[2].sentence == (classifier.decide(one.wave)[0] == 2)
 
 
