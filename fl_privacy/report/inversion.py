@@ -104,6 +104,12 @@ def headline(run: Run) -> Mapping[str, Any]:
     return {"task": task, "measured": measured, "verdict": found}
 
 
+def threat(run: Run) -> Mapping[str, Any] | None:
+    """Who attacks: for the voices themselves, whatever label is read from them besides."""
+    told = sections.threat(run)
+    return None if told is None else {**told, "attribute": "their voices"}
+
+
 def utility(run: Run) -> Mapping[str, Any]:
     """How good the target and its judges are at their own task."""
     part = run.part("utility")
@@ -114,7 +120,7 @@ def utility(run: Run) -> Mapping[str, Any]:
 
 SECTIONS = (
     Section("result", "Result", "headline.html.j2", headline),
-    Section("threat-model", "Threat model", "threat.html.j2", sections.threat),
+    Section("threat-model", "Threat model", "threat.html.j2", threat),
     Section("recognised", "By whom inversions are recognised", "inversion.html.j2", inversion_sections.recognised),
     Section("readouts", "Where a slid inversion is read", "inversion.html.j2", inversion_sections.readouts),
     Section("published", "Beside the published table", "inversion.html.j2", inversion_sections.published),

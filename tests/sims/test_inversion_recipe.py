@@ -224,6 +224,7 @@ def test_the_report_tells_all_of_it(done: Path):
         "From inversions to speech",
         "Countermeasures",
         "no deepfake",
+        "guesses their voices",
         "windows classified",
         "shorter than a window of 200 ms",
     ):
