@@ -49,7 +49,7 @@ def waves(name: str, shown: Sequence[Shown], label: str) -> str:
     with drawing(_WIDTH, height, name) as (figure, drawn):
         for row, one in enumerate(shown):
             top = 1 - (1.55 * row + 0.2) / height
-            wave = figure.add_axes((0.12, top - 0.42 / height, 0.85, 0.42 / height))
+            wave = figure.add_axes((0.12, top - 0.42 / height, 0.81, 0.42 / height))
             across = np.linspace(0, one.seconds, len(one.low))
             peak = max(float(np.abs([*one.low, *one.high]).max()), 1e-9)
             wave.fill_between(across, np.divide(one.low, peak), np.divide(one.high, peak), color=FIRST, linewidth=0)
@@ -58,7 +58,7 @@ def waves(name: str, shown: Sequence[Shown], label: str) -> str:
             wave.set_xticks([])
             wave.set_yticks([])
             wave.set_title(one.name, loc="left", fontsize=9, pad=2)
-            below = figure.add_axes((0.12, top - 1.2 / height, 0.85, 0.72 / height))
+            below = figure.add_axes((0.12, top - 1.2 / height, 0.81, 0.72 / height))
             values = np.asarray(one.spectrum, dtype=np.float64)
             ends = np.quantile(values, [0.02, 0.99])
             levels = np.linspace(ends[0], max(ends[1], ends[0] + 1e-6), 8)

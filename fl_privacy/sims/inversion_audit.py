@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,17 @@ from fl_privacy.attacks.inversion.judges import Verdicts
 from fl_privacy.audit import Claim, Privacy
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.metrics import Floats
-from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
+from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.sims.inversion_buys import defended_findings, spoof_findings
 from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
-from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
-from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, OWN_START, Findings, Judged
-from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
+from fl_privacy.sims.inversion_findings import ACCURACY, OWN_START, Findings, Judged
+from fl_privacy.sims.inversion_judges import ATTACKED, Bench
 from fl_privacy.sims.inversion_pages import beside_published, corpora_of, examples, scores_csv
 from fl_privacy.sims.inversion_people import People, cuts
-from fl_privacy.sims.inversion_spoof import MEAN, accepted
 from fl_privacy.sims.inversion_target import FILE
 from fl_privacy.sims.stages import RunFolder
-from fl_privacy.training.sincnet import privacy_spent, sentence_error
+from fl_privacy.training.sincnet import sentence_error
 from fl_privacy.updates import ThreatModel
 
 _HEARD = 6
@@ -111,10 +109,10 @@ def write_findings(
     }
     part["picture"] = _label(findings, file, people, dvectors, vectors)
     if file.spoof is not None:
-        part["spoof"] = _spoof(findings, folder.path / "spoof", bench)
+        part["spoof"] = spoof_findings(findings, folder.path / "spoof", bench)
     privacy: list[Privacy] = []
     if file.countermeasure:
-        part["countermeasures"] = _defended(findings, folder, file, cells, people, bench, judged, privacy)
+        part["countermeasures"] = defended_findings(findings, folder, file, cells, people, bench, judged, privacy)
     part["examples"] = examples(cells, found, people, bench)
     if any(cell.attack.scale == "published" for cell in cells):
         part |= beside_published(file, cells, summaries, len(people.classes))
@@ -247,133 +245,3 @@ def _label(
         }
 
     return {"attack": drawn, "classes": list(reader.classes), "real": of(real, known), "inverted": of(inverted, mine)}
-
-
-def _spoof(findings: Findings, path: Path, bench: Bench) -> dict[str, Any]:
-    facts = json.loads((path / "facts.json").read_text(encoding="utf-8"))
-    rates = accepted(path, bench)
-    for voice, by_judge in rates.items():
-        name = f"speech: {voice}"
-        for judge, found in by_judge.items():
-            for metric, key in ((AT_EER, "eer"), (AT_FAR, "far_1")):
-                if key not in found:
-                    continue
-                findings.add(name, metric, findings.rate(found[key]), judge=judge, voice=voice)
-                if voice == MEAN:
-                    continue
-                findings.hold(
-                    "wrong-speaker", name, metric, findings.rate(found[f"wrong_{key}"]), judge=judge, voice=voice
-                )
-                blinds = {"wrong-speaker": found[f"wrong_{key}"], MEAN: rates[MEAN][judge][key]}
-                best = max(blinds, key=lambda blind: float(blinds[blind].mean()))
-                findings.add(
-                    name,
-                    f"{metric}_over_best_blind",
-                    findings.difference(found[key], blinds[best]),
-                    judge=judge,
-                    voice=voice,
-                    best_blind=best,
-                )
-    note = (
-        "It is a small voice converter, trained in the run, and no deepfake."
-        if "reference" in facts["synthesiser"]
-        else ""
-    )
-    return {**facts, "note": note}
-
-
-def _defended(
-    findings: Findings,
-    folder: RunFolder,
-    file: SpeakerInversionFile,
-    cells: Sequence[Cell],
-    people: People,
-    bench: Bench,
-    judged: Mapping[str, Judged],
-    privacy: list[Privacy],
-) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = []
-    primary = judged[cells[0].name]
-    rows.append({"name": primary.name, "access": "white-box", "note": "no countermeasure", "sentence_error": None})
-    rows[-1]["sentence_error"] = sentence_error(
-        load_classifier(folder.path / "target" / FILE), *people.of(people.tested)
-    )
-    for counter in file.countermeasure:
-        if counter.name in TRAINING_LEVEL:
-            rows.append(_trained(findings, folder, file, counter, cells[0], people, bench, privacy))
-    for name in ("undefended", *(c.name for c in file.countermeasure)):
-        place = folder.path / "queries" / name
-        if not (place / "facts.json").exists():
-            continue
-        asked = read_asked(place)
-        counter_of = next((c for c in file.countermeasure if c.name == name), None)
-        label = "answers as they are" if counter_of is None else label_of(counter_of)
-        whose = np.arange(len(asked.waves))
-        access = "labels" if name == "label-only" else "scores"
-        if counter_of is None:
-            _before_all(findings, bench, "the speech that queries start from", asked.starts, whose)
-            note = "the auxiliary speech nearest to the class"
-            rows.append({"name": "the speech that queries start from", "access": access, "note": note})
-        _before_all(findings, bench, label, asked.waves, whose)
-        rows.append({"name": label, "access": access, **asked.facts})
-    for counter in file.countermeasure:
-        if counter.name == "withhold-layer":
-            layers = [cell.name for cell in cells if not cell.of_waves]
-            none = f"without it there is no {' and no '.join(layers)}" if layers else "no attack of this run uses it"
-            for judge in bench.judges:
-                hits = primary.verdicts(judge).among()
-                findings.add(counter.name, ACCURACY, findings.rate(hits), judge=judge, access="white-box")
-            rows.append(
-                {"name": counter.name, "access": "white-box", "note": f"{none}; left: {primary.name}, which needs none"}
-            )
-    return rows
-
-
-def _before_all(
-    findings: Findings, bench: Bench, name: str, waves: NDArray[np.float32], whose: NDArray[np.int64]
-) -> None:
-    for judge in bench.judges.values():
-        hits = Verdicts(judge.scores(list(waves)), whose).among()
-        findings.add(name, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=name)
-
-
-def _trained(
-    findings: Findings,
-    folder: RunFolder,
-    file: SpeakerInversionFile,
-    counter: Countermeasure,
-    cell: Cell,
-    people: People,
-    bench: Bench,
-    privacy: list[Privacy],
-) -> dict[str, Any]:
-    """Claims on the primary attack against a target trained with a countermeasure."""
-    place = folder.path / "defended" / counter.name
-    target, label = load_classifier(place / "target" / FILE), label_of(counter)
-    waves = list(read_cell(place / "cell").waves)
-    for judge in bench.judges.values():
-        hears = ClassifierJudge(target, ATTACKED) if judge.name == ATTACKED else judge
-        hits = Verdicts(hears.scores(waves), np.arange(len(waves))).among()
-        findings.add(label, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=label)
-    note = f"{cell.name} again, against a target trained so"
-    if counter.name == "dp-sgd":
-        spent = privacy_spent(training_of(file.target, counter), sum(len(v) for v in people.trained.values()))
-        privacy.append(
-            Privacy(
-                unit=str(spent["unit"]),
-                mechanism="dp-sgd",
-                protects_from="whoever holds the classifier",
-                epsilon_accountant=float(spent["epsilon"]),
-                delta=float(spent["delta"]),
-                conditions={"noise_multiplier": spent["noise_multiplier"], "steps": spent["steps"]},
-                note="One utterance is protected, and a whole class is attacked: a speaker has several utterances, and "
-                "what the model learns of a class is what it is for.",
-            )
-        )
-        note += f"; epsilon {float(spent['epsilon']):.3g} for one {spent['unit']}, not for a speaker"
-    return {
-        "name": label,
-        "access": "white-box",
-        "sentence_error": sentence_error(target, *people.of(people.tested)),
-        "note": note,
-    }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_report_inversion import result as inversion
 
 from fl_privacy.report import make_report, write_report
 
@@ -33,6 +34,16 @@ for (const svg of document.querySelectorAll("svg")) {
 return wide;
 """
 """What reaches out of the page, or out of its figure."""
+
+INVERTED = {
+    "distances": {"standard from laplace": {key: {"mean": 0.7, "sd": 0.1} for key in ("own", "others", "wrong")}},
+    "examples": [
+        {"name": name, "low": [-0.5] * 160, "high": [0.5] * 160, "seconds": 0.2,
+         "spectrum": [[float(band * frame % 7) for frame in range(20)] for band in range(40)]}
+        for name in ("a real recording", "sliding from speech-mean-50-mixed")
+    ],
+}  # fmt: skip
+"""What an inversion's result holds beside its claims."""
 
 FAINT = """
 function rgb(text) { const n = text.match(/[\\d.]+/g).map(Number); return n.length < 4 ? [...n, 1] : n; }
@@ -92,10 +103,18 @@ def pages(make, tmp_path_factory) -> dict[str, Path]:
         (root / name / "scores.csv").write_text(run.text)
         write_report(root / name)
     make_report([root / "leak", root / "none"], root / "both.html")
-    return {"leak": root / "leak/report.html", "none": root / "none/report.html", "both": root / "both.html"}
+    (root / "inverted").mkdir()
+    (root / "inverted" / "result.json").write_text(json.dumps(inversion(5.0) | {"inversion": INVERTED}))
+    write_report(root / "inverted")
+    return {
+        "inverted": root / "inverted/report.html",
+        "leak": root / "leak/report.html",
+        "none": root / "none/report.html",
+        "both": root / "both.html",
+    }
 
 
-@pytest.mark.parametrize("name", ["leak", "none", "both"])
+@pytest.mark.parametrize("name", ["leak", "none", "both", "inverted"])
 def test_nothing_overflows_nothing_is_faint_and_nothing_is_complained_about(browser, pages, name):
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]

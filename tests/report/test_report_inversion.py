@@ -7,7 +7,8 @@ import pytest
 
 from fl_privacy.attacks.inversion.distances import distances
 from fl_privacy.report import words
-from fl_privacy.report.inversion import headline, is_inversion, recognised, verdict
+from fl_privacy.report.inversion import headline, is_inversion, verdict
+from fl_privacy.report.inversion_sections import recognised
 from fl_privacy.report.render import render
 from fl_privacy.report.run import Run
 from fl_privacy.sims.inversion_findings import Findings, Judged

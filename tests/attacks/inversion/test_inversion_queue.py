@@ -25,23 +25,35 @@ from fl_privacy.attacks.inversion import (
 from fl_privacy.attacks.inversion.objectives import OBJECTIVES
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier
-from fl_privacy.models.sincnet import SMALL
+from fl_privacy.models.sincnet import SincNetSize
 from fl_privacy.training.sincnet import SincNetTraining, sentence_error, train_classifier
 
 SPEAKERS = 8
+WINDOW = 1600
+STRIDE = 250
+TOY = SincNetSize(
+    window=WINDOW,
+    sinc_filters=16,
+    sinc_length=101,
+    sinc_stride=4,
+    convolutions=((12, 5), (12, 5)),
+    dense=(48, 48),
+    norm_over="all",
+)
+"""Half the published window: enough to tell eight voices apart, and quick to invert."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def classifier():
     """A small network that knows eight invented voices."""
-    settings = SincNetTraining(SMALL, steps=130, batch_size=32, decay="none", shift=800)
+    settings = SincNetTraining(TOY, steps=130, batch_size=32, decay="none", shift=400)
     return train_classifier(*voices(SPEAKERS, 8), settings, 1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def precise(classifier):
     """The same in double precision: what a batch rounds otherwise does not grow to be seen."""
-    return SpeakerClassifier(deepcopy(classifier.network).double(), classifier.classes, shift=800)
+    return SpeakerClassifier(deepcopy(classifier.network).double(), classifier.classes, window=WINDOW, shift=400)
 
 
 def test_the_network_under_attack_knows_its_speakers(classifier):
@@ -77,7 +89,7 @@ def test_the_queue_equals_a_plain_loop(precise, name):
     jobs = [
         replace(job, step_size=size)
         for size, start in ((0.3, "laplace"), (3.0, "white"))
-        for job in make_jobs(range(SPEAKERS), start, 3200, seed=2)
+        for job in make_jobs(range(SPEAKERS), start, WINDOW, seed=2)
     ]
     told = []
     found = invert(precise, jobs, settings, micro_batch=5, told=told.append)
@@ -98,7 +110,7 @@ def test_the_queue_equals_a_plain_loop(precise, name):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_a_batch_is_what_its_jobs_are_alone(precise, step, size, objective):
     settings = Inversion(objective, step, iterations=12, patience=8, threshold=0.2)
-    jobs = make_jobs(range(SPEAKERS), "gumbel", 3200, step_size=size)
+    jobs = make_jobs(range(SPEAKERS), "gumbel", WINDOW, step_size=size)
     together = invert(precise, jobs, settings, micro_batch=3)
     for job, one in zip(jobs, together, strict=True):
         (alone,) = invert(precise, [job], settings)
@@ -110,7 +122,7 @@ def test_a_batch_is_what_its_jobs_are_alone(precise, step, size, objective):
 
 
 def test_single_precision_stays_close_for_a_while(classifier):
-    jobs = make_jobs(range(SPEAKERS), "laplace", 3200)
+    jobs = make_jobs(range(SPEAKERS), "laplace", WINDOW)
     settings = Inversion(iterations=20, patience=20, threshold=0.0)
     for job, one in zip(jobs, invert(classifier, jobs, settings, micro_batch=8), strict=True):
         (alone,) = invert(classifier, [job], settings)
@@ -120,7 +132,7 @@ def test_single_precision_stays_close_for_a_while(classifier):
 
 def test_the_scale_of_a_start_does_not_matter_to_relative_steps(classifier):
     """The law: a step of plain gradient descent relative to the wave is lambda / Var(start)."""
-    jobs = make_jobs(range(SPEAKERS), "laplace", 3200)
+    jobs = make_jobs(range(SPEAKERS), "laplace", WINDOW)
     louder = [replace(job, start=8 * job.start) for job in jobs]
     settings = Inversion(iterations=10, threshold=0.0)
     for one, other in zip(invert(classifier, jobs, settings), invert(classifier, louder, settings), strict=True):
@@ -136,65 +148,67 @@ def test_the_scale_of_a_start_does_not_matter_to_relative_steps(classifier):
 
 
 def test_cross_entropy_gets_where_one_minus_p_starves(classifier):
-    jobs = make_jobs(range(SPEAKERS), "laplace", 3200)
+    jobs = make_jobs(range(SPEAKERS), "laplace", WINDOW)
     by = {name: invert(classifier, jobs, Inversion(name, iterations=40)) for name in ("one-minus-p", "cross-entropy")}
     right = {name: np.mean([one.probability > 0.5 for one in found]) for name, found in by.items()}
     assert right["cross-entropy"] >= 0.8 and right["cross-entropy"] > right["one-minus-p"] + 0.3
 
 
 def test_a_sliding_inversion_is_read_in_every_way(classifier):
-    jobs = make_jobs(range(SPEAKERS), "laplace", 6400)
-    found = slide(classifier, jobs, Inversion(iterations=40), stride=500, micro_batch=6)
+    jobs = make_jobs(range(SPEAKERS), "laplace", 2 * WINDOW)
+    found = slide(classifier, jobs, Inversion(iterations=40), stride=STRIDE, micro_batch=6)
     read = [read_outs(classifier, one) for one in found]
-    assert [w.offset for w in found[0].windows] == list(range(0, 3001, 500))
+    assert [w.offset for w in found[0].windows] == list(range(0, WINDOW + 1, STRIDE))
     share = {name: np.mean([one.to_dict()[name] for one in read]) for name in read[0].to_dict()}
     assert share["last_window"] >= 0.8 and share["grid_any"] >= share["last_window"]
     assert share["grid_all"] <= share["grid_any"]
-    assert trimmed(found[0].wave, 3200).shape == (3200,)
-    np.testing.assert_array_equal(trimmed(found[0].wave, 3200), found[0].wave[1600:4800])
+    assert trimmed(found[0].wave, WINDOW).shape == (WINDOW,)
+    np.testing.assert_array_equal(trimmed(found[0].wave, WINDOW), found[0].wave[WINDOW // 2 : -WINDOW // 2])
     # By hand, for one of them.
-    one, grid = found[2], [classifier.decide(found[2].wave[w.offset : w.offset + 3200])[0] for w in found[2].windows]
+    one, grid = found[2], [classifier.decide(found[2].wave[w.offset : w.offset + WINDOW])[0] for w in found[2].windows]
     assert read[2].grid_any == (2 in grid) and read[2].grid_all == (set(grid) == {2})
-    assert read[2].last_window == (grid[-1] == 2) and read[2].trim == (classifier.decide(one.wave[1600:4800])[0] == 2)
+    assert read[2].last_window == (grid[-1] == 2) and read[2].trim == (
+        classifier.decide(one.wave[WINDOW // 2 : -WINDOW // 2])[0] == 2
+    )
     assert read[2].sentence == (classifier.decide(one.wave)[0] == 2)
 
 
 def test_an_inverted_window_is_lost_off_its_place(classifier):
-    jobs = make_jobs(range(SPEAKERS), "laplace", 6400)
-    windows = [replace(job, start=job.start[:3200]) for job in jobs]
+    jobs = make_jobs(range(SPEAKERS), "laplace", 2 * WINDOW)
+    windows = [replace(job, start=job.start[:WINDOW]) for job in jobs]
     found = invert(classifier, windows, Inversion(iterations=40))
-    waves = [np.concatenate([one.wave, job.start[3200:]]) for one, job in zip(found, jobs, strict=True)]
+    waves = [np.concatenate([one.wave, job.start[WINDOW:]]) for one, job in zip(found, jobs, strict=True)]
     right = [
-        np.mean([classifier.decide(wave[at : at + 3200])[0] == n for n, wave in enumerate(waves)])
-        for at in (0, 4, 1600)
+        np.mean([classifier.decide(wave[at : at + WINDOW])[0] == n for n, wave in enumerate(waves)])
+        for at in (0, 4, WINDOW // 2)
     ]
     assert right[0] >= 0.8 and right[1] >= 0.6 and right[2] <= right[0] - 0.4
 
 
 def test_sliding_is_window_after_window(classifier):
-    (job,) = make_jobs([3], "laplace", 4700)
+    (job,) = make_jobs([3], "laplace", WINDOW + 800)
     settings = Inversion(iterations=6, threshold=0.0)
-    (found,) = slide(classifier, [job], settings, stride=1000)
+    (found,) = slide(classifier, [job], settings, stride=500)
     wave = job.start.copy()
     unit = float(np.std(job.start))
-    for offset in (0, 1000):
+    for offset in (0, 500):
         size = job.step_size * unit**2
-        (one,) = invert(classifier, [Job(3, wave[offset : offset + 3200], size)], replace(settings, scale="absolute"))
-        wave[offset : offset + 3200] = one.wave
+        (one,) = invert(classifier, [Job(3, wave[offset : offset + WINDOW], size)], replace(settings, scale="absolute"))
+        wave[offset : offset + WINDOW] = one.wave
     np.testing.assert_allclose(found.wave, wave, atol=1e-5)
-    assert found.iterations == 12 and (found.wave[4200:] == job.start[4200:]).all()
-    control = restarts([job], 2, 3200, 1000)
-    assert [len(c.start) for c in control] == [3200, 3200] and control[0].seed != control[1].seed
-    np.testing.assert_array_equal(control[1].start, job.start[1000:4200])
+    assert found.iterations == 12 and (found.wave[WINDOW + 500 :] == job.start[WINDOW + 500 :]).all()
+    control = restarts([job], 2, WINDOW, 500)
+    assert [len(c.start) for c in control] == [WINDOW, WINDOW] and control[0].seed != control[1].seed
+    np.testing.assert_array_equal(control[1].start, job.start[500 : WINDOW + 500])
 
 
 def test_starts_without_variance_are_singular(classifier):
-    zeros = Job(1, np.zeros(3200, dtype=np.float32))
+    zeros = Job(1, np.zeros(WINDOW, dtype=np.float32))
     with pytest.raises(UserError, match="job 0: the start is constant.*scale='absolute'"):
         invert(classifier, [zeros], Inversion())
     by, rng = WhiteBox(classifier), [np.random.default_rng(0)]
-    noise = torch.from_numpy(make_jobs([1], "laplace", 3200)[0].start)[None]
-    flat, usual = (by(x, torch.tensor([1]), rng).gradient.norm() for x in (torch.zeros(1, 3200), noise))
+    noise = torch.from_numpy(make_jobs([1], "laplace", WINDOW)[0].start)[None]
+    flat, usual = (by(x, torch.tensor([1]), rng).gradient.norm() for x in (torch.zeros(1, WINDOW), noise))
     assert flat > 1000 * usual, "the deviation of zero divides the gradient by a millionth"
 
 
@@ -230,7 +244,7 @@ def test_divergence_is_told_and_the_others_go_on():
 
 
 def test_overflowing_steps_are_told(classifier):
-    jobs = make_jobs([0, 1], "laplace", 3200)
+    jobs = make_jobs([0, 1], "laplace", WINDOW)
     jobs[0] = replace(jobs[0], step_size=1e38)
     found = invert(classifier, jobs, Inversion(iterations=5, threshold=0.0))
     assert found[0].reason == "diverged" and found[1].reason == "iterations"
@@ -257,11 +271,11 @@ def test_chance_is_a_job_s_own():
 @pytest.mark.parametrize(
     ("job", "said"),
     [
-        (Job(8, np.ones(3200, np.float32)), "job 0: there is no class 8; the target has 8"),
-        (Job(-1, np.ones(3200, np.float32)), "there is no class -1"),
-        (Job(0, np.ones(3100, np.float32)), r"shape \(3100,\); expected \(3200,\)"),
-        (Job(0, np.full(3200, np.nan, np.float32)), "not finite"),
-        (Job(0, np.ones(3200, np.float32), 0.0), "step_size is 0.0"),
+        (Job(8, np.ones(WINDOW, np.float32)), "job 0: there is no class 8; the target has 8"),
+        (Job(-1, np.ones(WINDOW, np.float32)), "there is no class -1"),
+        (Job(0, np.ones(1500, np.float32)), r"shape \(1500,\); expected \(1600,\)"),
+        (Job(0, np.full(WINDOW, np.nan, np.float32)), "not finite"),
+        (Job(0, np.ones(WINDOW, np.float32), 0.0), "step_size is 0.0"),
     ],
 )
 def test_bad_jobs_are_refused_before_any_work(classifier, job, said):
@@ -276,7 +290,7 @@ def test_bad_settings_are_refused(classifier):
     with pytest.raises(UserError, match="micro_batch"):
         invert(classifier, [], Inversion(), micro_batch=0)
     assert invert(classifier, [], Inversion()) == []
-    with pytest.raises(UserError, match="at least 3200"):
-        slide(classifier, [Job(0, np.ones(3000, np.float32))], Inversion())
-    with pytest.raises(UserError, match="1800 are left, fewer"):
-        trimmed(np.zeros(5000, np.float32), 3200)
+    with pytest.raises(UserError, match="at least 1600"):
+        slide(classifier, [Job(0, np.ones(1500, np.float32))], Inversion())
+    with pytest.raises(UserError, match="900 are left, fewer"):
+        trimmed(np.zeros(2500, np.float32), WINDOW)

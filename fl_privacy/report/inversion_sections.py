@@ -1,0 +1,293 @@
+"""The sections of an inversion's page: judges, read-outs, distances, labels, speech, countermeasures, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fl_privacy.report import inversion_figures, words
+from fl_privacy.report.inversion_lookups import (
+    GIVEN,
+    METRICS,
+    PART,
+    attacks_of,
+    chance_of,
+    find_claim,
+    find_control,
+    judges_of,
+    make_table,
+    plain_cell,
+    primary_claim,
+    section_content,
+)
+from fl_privacy.report.notes import Notes
+from fl_privacy.report.run import Run
+from fl_privacy.report.words import number
+
+_READ = (
+    "A slid vector may be recognised where it was optimised and not beside it, so it is read in every way; restarts "
+    "show what as many independent attempts give."
+)
+
+
+def recognised(run: Run) -> Mapping[str, Any]:
+    """By whom inversions are recognised: attacks by judges."""
+    cells, judges = attacks_of(run), judges_of(run)
+    tables = []
+    for metric, what in METRICS.items():
+        notes, rows = Notes(metric), []
+        for name in cells:
+            found = [find_claim(run, name, metric, judge=judge) for judge in judges]
+            rows.append({"name": name, "unit": "speaker", "cells": [notes.cell(claim) for claim in found]})
+        for control, title in (
+            ("another's voice", "another person's real voice"),
+            ("wrong-speaker", "inversions for others"),
+        ):
+            first = [find_control(run, control, cells[0], metric, judge=judge) for judge in judges] if cells else []
+            if any(first):
+                rows.append({"name": title, "unit": "speaker", "cells": [notes.cell(claim) for claim in first]})
+        lengths = sorted({c.conditions["length"] for c in run.controls if c.control == "own recordings"})
+        for length in lengths:
+            found = [find_control(run, "own recordings", "", metric, judge=judge, length=length) for judge in judges]
+            told = "whole" if not length else f"{length / 16:.0f} ms"
+            rows.append(
+                {"name": f"own, unused recordings ({told})", "unit": "speaker", "cells": [notes.cell(c) for c in found]}
+            )
+        tables.append(make_table(f"Share of the speakers {what}, by judge", "Attack", judges, rows, notes))
+    lead = primary_claim(run)
+    chance = None if lead is None else chance_of(lead)
+    after = [f"{judge.capitalize()}: {what}." for judge, what in GIVEN.items() if judge in judges]
+    after.append(f"Chance: {number(chance)}. Thresholds were set on real, unused recordings of the same length.")
+    return section_content(tables=tables, after=after)
+
+
+def readouts(run: Run) -> Mapping[str, Any] | None:
+    """Where slid inversions are read."""
+    told = run.part(PART).get("readouts") or {}
+    claims = [c for c in run.claims if "readout" in c.conditions and c.metric == "accuracy"]
+    if not claims:
+        return None
+    notes, rows = Notes("readouts"), []
+    for name in dict.fromkeys(c.attack for c in claims):
+        at = {c.conditions["readout"]: c for c in claims if c.attack == name}
+        rows.append({"name": name, "unit": "speaker", "cells": [notes.cell(at.get(key)) for key in told]})
+    over = [c for c in run.claims if c.metric == "accuracy_over_restarts"]
+    after = [f"{key.replace('_', ' ')}: {what}." for key, what in told.items()]
+    restarts = run.part(PART).get("restarts") or {}
+    if any(c.attack.startswith("restarts") for c in claims):
+        after += [f"Of restarts, {key.replace('_', ' ')}: {what}." for key, what in restarts.items()]
+    for claim in over:
+        after.append(
+            f"{claim.attack} lies {number(claim.value, signed=True)} ({words.interval(claim, signed=True)}) above as "
+            "many independent attempts with as many steps, each read at its best."
+        )
+    heads = [key.replace("_", " ") for key in told]
+    return section_content(
+        before=[_READ],
+        tables=[make_table("Recognised by the attacked classifier, by read-out", "Attack", heads, rows, notes)],
+        after=after,
+    )  # fmt: skip
+
+
+def distances(run: Run) -> Mapping[str, Any] | None:
+    """How far inverted d-vectors lie."""
+    told = run.part(PART).get("distances") or {}
+    if not told:
+        return None
+    heads = {
+        "own": "to the own speaker",
+        "others": "to other speakers",
+        "wrong": "of inversions for others to this one",
+        "within": "of own recordings",
+        "within_short": "of own pieces as short",
+        "between": "between speakers",
+        "nearest": "own speaker nearest",
+    }
+    notes, rows = Notes("distances"), []
+    for name, found in told.items():
+        cells = [
+            plain_cell(number(found[key]["mean"]), f"SD {number(found[key]['sd'])}" if key != "nearest" else "")
+            if key in found
+            else plain_cell("")
+            for key in heads
+        ]
+        rows.append({"name": name, "unit": "speaker", "cells": cells})
+    return section_content(
+        tables=[
+            make_table(
+                "Euclidean distance of d-vectors of length 1, mean over speakers",
+                "Attack",
+                list(heads.values()),
+                rows,
+                notes,
+            )
+        ]
+    )
+
+
+def gender(run: Run) -> Mapping[str, Any] | None:
+    """What inverted d-vectors say of a label."""
+    claims = [c for c in run.claims if c.attribute not in (None, "identity")]
+    if not claims:
+        return None
+    notes, rows = Notes("label"), []
+    metrics = ("auc", "uar", "accuracy")
+    for name in dict.fromkeys(c.attack for c in claims):
+        mine = {c.metric: c for c in claims if c.attack == name}
+        p = next((c.p_value for c in run.controls if c.of == name and c.control == "permuted-private-labels"), None)
+        cells = [*(notes.cell(mine.get(metric)) for metric in metrics), plain_cell(words.p_value(p))]
+        rows.append({"name": name, "unit": "speaker", "cells": cells})
+    larger = next((c for c in run.controls if c.control == "majority"), None)
+    if larger is not None:
+        cells = [plain_cell("0.500"), plain_cell("0.500"), plain_cell(number(larger.value)), plain_cell("")]
+        rows.append({"name": "always the larger class", "unit": "speaker", "cells": cells})
+    attribute = claims[0].attribute
+    drawn = run.part(PART).get("picture")
+    figures = []
+    if drawn:
+        svg = inversion_figures.picture(
+            [(name, drawn["real"][name]) for name in drawn["classes"]],
+            [(name, drawn["inverted"][name]) for name in drawn["classes"]],
+            f"D-vectors on two principal axes by {attribute}, real ones of other people and those inverted by "
+            f"{drawn['attack']}.",
+        )
+        figures.append(
+            {"svg": svg, "caption": f"Inverted d-vectors ({drawn['attack']}) among real ones, by {attribute}."}
+        )
+    return section_content(
+        figures=figures,
+        tables=[
+            make_table(
+                f"{str(attribute).capitalize()} read from d-vectors", "Of", ["AUC", "UAR", "accuracy", "p"], rows, notes
+            )
+        ],
+        after=["The classifier and the axes were learned on real d-vectors of people who are not attacked."],
+    )
+
+
+def spoofing(run: Run) -> Mapping[str, Any] | None:
+    """Experiment 3."""
+    part = run.part(PART).get("spoof") or {}
+    if not part:
+        return None
+    notes, rows = Notes("spoof"), []
+    judges = judges_of(run)
+    metrics = ("accepted_at_eer", "accepted_at_far_0.01")
+    heads = [f"{judge}, {METRICS[metric].removeprefix('accepted ')}" for judge in judges for metric in metrics]
+    for voice in part["voices"]:
+        name = f"speech: {voice}"
+        found = [find_claim(run, name, metric, judge=judge) for judge in judges for metric in metrics]
+        rows.append({"name": voice, "unit": "speaker", "cells": [notes.cell(claim) for claim in found]})
+        wrong = [
+            find_control(run, "wrong-speaker", name, metric, judge=judge) for judge in judges for metric in metrics
+        ]
+        if any(wrong):
+            rows.append(
+                {"name": f"{voice}: made for others", "unit": "speaker", "cells": [notes.cell(c) for c in wrong]}
+            )
+    quality, mapping = Notes("mapping"), []
+    for kind, found in part["mapping"].items():
+        cells = [plain_cell(number(found[key])) for key in ("cosine", "r_squared", "retrieval")]
+        mapping.append({"name": kind, "unit": "speaker", "cells": cells})
+    return section_content(
+        before=[f"Speech by the {part['synthesiser']}, of sentences of other people. {part['note']}".strip()],
+        tables=[
+            make_table("Share of the utterances that are accepted as the speaker's", "Voice", heads, rows, notes),
+            make_table("Mapping d-vectors to the encoder's, on held-out auxiliary speakers", "Mapper",
+                   ["cosine", "R squared", "speaker retrieved"], mapping, quality),
+        ],
+    )  # fmt: skip
+
+
+def countermeasures(run: Run) -> Mapping[str, Any] | None:
+    """What helps, and what it costs."""
+    told = run.part(PART).get("countermeasures") or ()
+    if not told:
+        return None
+    notes, rows = Notes("counter"), []
+    for entry in told:
+        name = entry["name"]
+        found = [find_claim(run, name, "accuracy", judge=judge) for judge in ("attacked", "other architecture")]
+        rows.append(
+            {
+                "name": name,
+                "unit": "speaker",
+                "cells": [
+                    plain_cell(entry["access"]),
+                    *(notes.cell(claim) for claim in found),
+                    plain_cell(number(entry.get("sentence_error")) if entry.get("sentence_error") is not None else ""),
+                    plain_cell("" if entry.get("queries") is None else f"{entry['queries']:,}"),
+                    plain_cell(entry.get("note", "")),
+                ],
+            }
+        )
+    heads = ["access", "attacked", "other architecture", "sentence error", "queries", "note"]
+    return section_content(
+        tables=[make_table("Recognised, with a countermeasure, by judge", "Countermeasure", heads, rows, notes)],
+        after=[
+            (
+                "Countermeasures on answers are nothing to an attacker who holds the model; they are tried against "
+                "one who has answers alone and estimates gradients by queries."
+            )
+        ],
+    )
+
+
+def waves(run: Run) -> Mapping[str, Any] | None:
+    """Waveforms and spectrograms of one speaker."""
+    examples = run.part(PART).get("examples") or ()
+    if not examples:
+        return None
+    shown = [inversion_figures.Shown(**one) for one in examples]
+    names = ", ".join(one.name for one in shown)
+    svg = inversion_figures.waves("waves", shown, f"Waves and spectrograms: {names}.")
+    return section_content(
+        figures=[{"svg": svg, "caption": "Waves of one speaker, each above its log-mel spectrogram."}]
+    )
+
+
+def costs(run: Run) -> Mapping[str, Any] | None:
+    """What each cell took."""
+    told = run.part(PART).get("costs") or {}
+    if not told:
+        return None
+    rows = [
+        {
+            "name": name,
+            "unit": "speaker",
+            "cells": [
+                plain_cell(f"{found['gradient_steps']:,}"),
+                plain_cell(f"{found['queries']:,}"),
+                plain_cell(", ".join(f"{n} {reason}" for reason, n in found["ended"].items())),
+            ],
+        }
+        for name, found in told.items()
+    ]
+    heads = ["gradient steps", "windows classified", "ended by"]
+    return section_content(
+        tables=[make_table("What each attack took, over all speakers", "Attack", heads, rows, Notes("costs"))],
+        after=["Seconds differ from run to run: they are in timings.json of each cell's folder."],
+    )
+
+
+def published(run: Run) -> Mapping[str, Any] | None:
+    """Table 1 of the study beside ours."""
+    told = run.part(PART).get("published") or ()
+    if not told:
+        return None
+    notes, rows = Notes("published"), []
+    for entry in told:
+        mine = find_claim(run, entry["attack"], "accuracy", judge="attacked") if entry.get("attack") else None
+        distance = entry.get("our_distance")
+        cells = [
+            plain_cell(number(entry["accuracy"])),
+            notes.cell(mine),
+            plain_cell(number(entry["distance"]), f"SD {number(entry['distance_sd'])}"),
+            plain_cell("" if distance is None else number(distance)),
+        ]
+        rows.append({"name": f"{entry['method']} from {entry['start']}", "unit": "speaker", "cells": cells})
+    heads = ["accuracy, published", "accuracy, ours", "distance, published", "distance, ours"]
+    return section_content(
+        tables=[make_table("Table 1 of Pizzi et al. (2023) beside this run", "Attack", heads, rows, notes)],
+        after=list(run.part(PART).get("published_notes") or ()),
+    )
