@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit import Claim
+from fl_privacy.audit.claims import jsonable
 from fl_privacy.errors import UserError
 from fl_privacy.report.files import read_result, read_scores
 from fl_privacy.report.run import Run, printable
@@ -130,7 +131,8 @@ def plain(value: Any) -> str:
     """Return a setting's value as it is told: text as it stands, named parts by their names, the rest as JSON."""
     if isinstance(value, list) and all(isinstance(part, Mapping) and "name" in part for part in value):
         return " + ".join(_named(part) for part in value) or "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    told = jsonable(value)  # an infinity has a word
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
 def _named(part: Mapping[str, Any]) -> str:

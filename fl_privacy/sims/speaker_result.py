@@ -19,7 +19,7 @@ from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.audit import Privacy, SwappedAudit
 from fl_privacy.audit.claims import Claim, Control, jsonable
 from fl_privacy.audit.controls import permutation_p_value
-from fl_privacy.audit.reading import STATIC
+from fl_privacy.audit.reading import STATIC, SWAPPED
 from fl_privacy.training.speaker_private import NAME
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class SpeakerMembershipResult:
         knows = None if not defended else "static" if attack.endswith(STATIC) else "adaptive"
         return {
             "target": settings.training.encoder,
-            "protocol": "swapped roles",
+            "protocol": SWAPPED,
             "seeds": tuple(run.seed for run in self.runs or (self,)),
             "defense": NAME if defended else None,
             "attacker": knows,
