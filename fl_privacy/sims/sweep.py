@@ -71,8 +71,8 @@ def sweep(
     -------
     Path
         The sweep folder. ``sweep.json`` lists {settings, path of result}, once for each grid that a cell stands in (an
-        infinite setting as "inf"); a cell's ``result.json`` holds the merged claims: a speaker's scores are standardised
-        within each run and averaged over the runs it took part in.
+        infinite setting as "inf"); a cell's ``result.json`` holds the merged claims: a speaker's scores are
+        standardised within each run and averaged over the runs it took part in.
     """
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
