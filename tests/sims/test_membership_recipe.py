@@ -18,7 +18,7 @@ from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
-from fl_privacy.sims.own_recogniser import cross_fitted
+from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.run import run
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.sims.sweep import table as sweep_table
