@@ -111,7 +111,7 @@ def concluded(own: OwnRecogniser, world: World, untrained: Embeddings) -> Evalua
     means = np.stack([np.concatenate([inputs[id] for id in heard[n]]).mean(axis=0) for n in names])
     scores["log-mel-classifier"] = cross_fitted(means, members, settings.seed)
     primary = settings.attacks[0]
-    if settings.pairs - 1 >= (2 if calibrated([primary]) else 1):
+    if settings.swaps - 1 >= (2 if calibrated([primary]) else 1):
         # A shadow in the target's place. Its twin, trained on everybody that it was not, goes too: without the one, the
         # other would leave some speakers no reference.
         others = SwapDesign(design.imposters, (design.recognisers[0], *design.recognisers[3:]))

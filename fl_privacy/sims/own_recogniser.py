@@ -114,7 +114,7 @@ def attack_own_recogniser(
     bad = unusable(folder, speech, _AUXILIARY)
     voices, excluded = usable_voices(speech, settings.seed, _AUXILIARY, bad)
     left_out[_AUXILIARY] = bad | dict(excluded)
-    drawn = one_sided_design((), (), tuple(voices), settings.imposters, settings.pairs, settings.seed)
+    drawn = one_sided_design((), (), tuple(voices), settings.imposters, settings.swaps, settings.seed)
     asked = {name: voices[name].all for name in drawn.imposters}
     for budget in settings.budgets:
         budget.of(asked)  # refused before anything is trained

@@ -170,7 +170,7 @@ class SpeakerMembershipResult:
         """One line for each attack and ratio."""
         s, eer = self.settings, self.utility
         kind = s.training.encoder if s.shadow is None else f"{s.training.encoder} (shadows {s.shadow.encoder})"
-        targets = 4 * s.pairs * len(self.runs or (self,))
+        targets = 4 * s.swaps * len(self.runs or (self,))
         what = f"{s.corpus}: {kind}, {s.training.loss}, {targets} targets, {s.voices} voices a speaker"
         errors = f"EER {eer['eer_members']:.3f} on members' unseen voices, {eer['eer_nonmembers']:.3f} on non-members"
         heads = f"{'r':<6}{'attack':<28}{'AUC':<24}{'accuracy':<24}{'TPR at FPR .01':<24}"
