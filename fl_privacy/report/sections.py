@@ -42,7 +42,9 @@ def threat(run: Run) -> Mapping[str, Any] | None:
         "diagram": "federation" if "update" in str(model.get("observes")) else "model",
         "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
         "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
-        "target": figures.short((claim.target if claim else None) or "trained model", 22),
+        "target": figures.short(
+            ((claim.target if claim else None) or "trained model").rstrip("/").rpartition("/")[2], 22
+        ),
         "speakers": words.count(claim.n_speakers, "speaker") if claim and claim.n_speakers is not None else "",
         "attribute": figures.short((claim.attribute if claim else None) or "attribute", 18),
     }

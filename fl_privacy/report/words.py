@@ -111,7 +111,8 @@ def task(run: Run) -> str:
     attacker = run.part("threat_model").get("attacker") or "the attacker"
     attribute = (claim.attribute if claim else None) or "the attribute"
     corpus = (claim.conditions.get("private") if claim else None) or ""
-    people = count(claim.n_speakers if claim else None, "speaker") + (f" of {corpus}" if corpus else "")
+    where = "" if corpus in ("", "folder") else f" of {corpus}"
+    people = count(claim.n_speakers if claim else None, "speaker") + where
     values = f" ({run.classes[0]} or {run.classes[1]})" if run.classes else ""
     defense = (
         f" The defense is {claim.defense}, which the attacker knows.{_unaware(run)}" if claim and claim.defense else ""
