@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -235,7 +236,12 @@ def audit_speaker(
     from fl_privacy.sims.speaker_audit import read_references, read_voices
 
     encoder = load_encoder(target, sample_rate)
-    found = ask(encoder, read_voices(voices), read_references(reference, most, seed), most=most, alpha=alpha, seed=seed)
+    lost: dict[str, str] = {}
+    mine, others = read_voices(voices, lost), read_references(reference, most, seed, lost)
+    if not mine:
+        raise UserError(f"voices: none can be used: {'; '.join(f'{n}: {why}' for n, why in lost.items())[:200]}")
+    found = ask(encoder, mine, others, most=most, alpha=alpha, seed=seed)
+    found = replace(found, left_out={**lost, **found.left_out})
     if as_json:
         print(found.to_json())
         return

@@ -10,6 +10,9 @@ from .claims import Claim, Control
 AS_PUBLISHED = "as-published"
 """Protocol of a claim made by the rules of the study that it repeats."""
 
+SWAPPED = "swapped roles"
+"""Protocol of a claim on several targets, of some of which a speaker is a member and of others not."""
+
 LAYER = "swept_layer"
 """Condition of a claim of a sweep over an encoder's layers."""
 

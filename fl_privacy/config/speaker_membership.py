@@ -111,6 +111,8 @@ class MembershipProtocol(Section):
 
     @model_validator(mode="after")
     def _within(self) -> MembershipProtocol:
+        if len(set(self.ratios)) < len(self.ratios):
+            raise ValueError("ratios: a share stands there twice")
         for number, budget in enumerate(self.budgets):
             if budget.voices > self.voices:
                 raise ValueError(f"budgets.{number}.voices: more than the {self.voices} that are heard of a speaker")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fl_privacy.report.run import Floats, SpeakerScore
+from fl_privacy.report.rows import Floats, SpeakerScore
 from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, THIRD, Figure, drawing, inline
 
 _WIDTH = 4.0
@@ -115,7 +115,11 @@ def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> Figu
 
 
 def strip(
-    groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], threshold: float | None, label: str
+    groups: Sequence[Sequence[SpeakerScore]],
+    names: Sequence[str],
+    threshold: float | None,
+    label: str,
+    mean: bool = False,
 ) -> Figure:
     """Draw each speaker's score as a mark in the row of its class; hovering names the speaker.
 
@@ -129,6 +133,8 @@ def strip(
         Scores above it are decisions for the last class.
     label : str
         For those who do not see it.
+    mean : bool
+        Whether a score is a mean over a speaker's rows.
     """
     titles = {}
     with drawing(_WIDTH, 2.5, "strip") as (figure, drawn):
@@ -155,12 +161,19 @@ def strip(
         axes.set_ylim(-0.4, 1.6)
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
-        axes.set_xlabel(f"attack's score of a speaker (high: {short(names[-1])})")
+        what = "mean of a speaker's scores" if mean else "attack's score of a speaker"
+        axes.set_xlabel(f"{what} (high: {short(names[-1])})")
     rows = tuple((s.speaker, s.label, s.score, s.decision) for group in groups for s in group)
     return Figure("strip", inline(drawn[0], "strip", label, titles), ("speaker", "label", "score", "decision"), rows)
 
 
-def distributions(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str], label: str) -> Figure:
+def distributions(
+    groups: Sequence[Sequence[SpeakerScore]],
+    names: Sequence[str],
+    label: str,
+    unit: str = "speaker",
+    counted: str = "speakers",
+) -> Figure:
     """Draw histograms of the scores of each class, over the same bins.
 
     Parameters
@@ -171,6 +184,10 @@ def distributions(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str]
         Of the classes.
     label : str
         For those who do not see it.
+    unit : str
+        What has a score.
+    counted : str
+        What is counted.
     """
     values = [np.array([s.score for s in group]) for group in groups]
     edges = np.histogram_bin_edges(np.concatenate(values), bins=min(24, max(8, len(groups[0]) // 3)))
@@ -181,8 +198,8 @@ def distributions(groups: Sequence[Sequence[SpeakerScore]], names: Sequence[str]
             axes.stairs(mine, edges, color=colour, linestyle=style, linewidth=1.8, label=short(name))
             axes.stairs(mine, edges, color=colour, alpha=0.15, fill=True)
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel("attack's score of a speaker")
-        axes.set_ylabel("speakers")
+        axes.set_xlabel(f"attack's score of {'an' if unit == 'utterance' else 'a'} {unit}")
+        axes.set_ylabel(counted)
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.08, 1.0))
     rows = zip(edges[:-1].tolist(), edges[1:].tolist(), *(mine.tolist() for mine in counts), strict=True)
     return Figure(

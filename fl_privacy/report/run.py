@@ -5,19 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
 
 from fl_privacy.audit import Claim, Control, Privacy, metrics
 from fl_privacy.audit.files import SCHEMA
 from fl_privacy.audit.reading import guessing, main_claims, over_blind, quoted_metric
 from fl_privacy.errors import UserError
-
-Floats = NDArray[np.float64]
+from fl_privacy.report.rows import Floats, SpeakerScore, mean_auc, read_rows, scores_of
 
 C = TypeVar("C", bound=Claim)
 
@@ -35,25 +31,6 @@ _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\uff
 
 
 @dataclass(frozen=True)
-class SpeakerScore:
-    """One speaker's evidence.
-
-    Attributes
-    ----------
-    speaker, label : str
-    score : float
-        What speakers are ranked by.
-    decision : float
-        What is decided by: above 0 for the positive label.
-    """
-
-    speaker: str
-    label: str
-    score: float
-    decision: float
-
-
-@dataclass(frozen=True)
 class Run:
     """A result.json and a scores.csv, read.
 
@@ -64,7 +41,8 @@ class Run:
     claims : tuple of Claim
     controls : tuple of Control
     scores : mapping of str to tuple of SpeakerScore
-        By attack or blind baseline.
+        By attack or blind baseline, of the unit and at the mixing ratio of the headline; with swapped roles one for
+        each target that a speaker was judged before.
     """
 
     result: Mapping[str, Any]
@@ -81,7 +59,7 @@ class Run:
         result : mapping
             Content of a result.json.
         scores : iterable of mapping
-            Rows of a scores.csv; without a column ``unit``, rows are added up over speakers.
+            Rows of a scores.csv; see `fl_privacy.report.rows.read_rows`.
 
         Raises
         ------
@@ -94,12 +72,13 @@ class Run:
                 "use the fl-privacy that made it, or run again"
             )
         clean = printable(result)
-        return cls(
+        run = cls(
             clean,
             tuple(Claim.from_dict(row) for row in clean.get("claims") or ()),
             tuple(Control.from_dict(row) for row in clean.get("controls") or ()),
-            _by_speaker(printable(list(scores))),
+            {},
         )
+        return replace(run, scores=read_rows(printable(list(scores)), run.unit, run.ratio))
 
     @cached_property
     def privacy(self) -> tuple[Privacy, ...]:
@@ -120,10 +99,14 @@ class Run:
         """What `main` is held against."""
         return tuple(self._of_first_ratio(main_claims(self.controls)))
 
+    @cached_property
+    def ratio(self) -> float | None:
+        """The mixing ratio that a run of speaker membership names first: that of the headline."""
+        return next((c.conditions[RATIO] for c in self.claims if RATIO in c.conditions), None)
+
     def _of_first_ratio(self, claims: Sequence[C]) -> list[C]:
-        """Of speaker membership, claims at the mixing ratio that the run names first; of all else, all."""
-        first = next((c.conditions[RATIO] for c in self.claims if RATIO in c.conditions), None)
-        return [c for c in claims if c.conditions.get(RATIO) == first]
+        """Of speaker membership, claims at the mixing ratio of the headline; of all else, all."""
+        return [c for c in claims if c.conditions.get(RATIO) == self.ratio]
 
     @cached_property
     def unit(self) -> str:
@@ -220,48 +203,27 @@ class Run:
         if told is None or told.value is None:
             return orders[0]
         for negative, positive in orders:
-            found = metrics.auc(_scores(mine, positive), _scores(mine, negative))
-            if math.isclose(found, told.value, abs_tol=1e-9):
+            found = mean_auc(mine, negative, positive)
+            if found is not None and math.isclose(found, told.value, abs_tol=1e-9):
                 return negative, positive
         return None
 
+    @cached_property
+    def targets(self) -> int:
+        """How many targets the primary attack was judged before; 0 where its scores are not told by target."""
+        return len({s.target for s in self.scores.get(self.primary or "", ())} - {""})
+
     def split(self, attack: str | None) -> tuple[Floats, Floats] | None:
-        """Scores of the negative and the positive speakers; None where they are not told apart."""
+        """Scores of the negative and the positive rows; None where they are not told apart."""
         mine = self.scores.get(attack or "")
         if mine is None or self.classes is None or {s.label for s in mine} != set(self.classes):
             return None
-        return _scores(mine, self.classes[0]), _scores(mine, self.classes[1])
+        return scores_of(mine, self.classes[0]), scores_of(mine, self.classes[1])
 
     def roc(self, attack: str | None) -> tuple[Floats, Floats] | None:
-        """False and true positive rates over speakers, from (0, 0) to (1, 1)."""
+        """False and true positive rates from (0, 0) to (1, 1), over all rows at one threshold."""
         split = self.split(attack)
         return None if split is None else metrics.roc(split[1], split[0])
-
-
-def _scores(rows: Sequence[SpeakerScore], label: str) -> Floats:
-    return np.array([r.score for r in rows if r.label == label], dtype=np.float64)
-
-
-def _by_speaker(rows: Sequence[Mapping[str, str]]) -> dict[str, tuple[SpeakerScore, ...]]:
-    found: dict[str, dict[str, SpeakerScore]] = {}
-    for number, row in enumerate(rows, start=2):
-        try:
-            if row.get("unit", "speaker") != "speaker" or not _of_two(row):
-                continue
-            speaker, score, decision = row["speaker"], float(row["score"]), float(row["decision"])
-            mine = found.setdefault(row["attack"], {})
-            before = mine.get(speaker, SpeakerScore(speaker, row["label"], 0.0, 0.0))
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"scores.csv, line {number}: {error!r}; make the run's result again") from None
-        if not (math.isfinite(score) and math.isfinite(decision)):
-            raise UserError(f"scores.csv, line {number}: a score is not finite; make the run's result again")
-        mine[speaker] = SpeakerScore(speaker, before.label, before.score + score, before.decision + decision)
-    return {attack: tuple(mine[s] for s in sorted(mine)) for attack, mine in found.items()}
-
-
-def _of_two(row: Mapping[str, str]) -> bool:
-    """Whether a row is of an attack on two classes: others have a score for each class, or predict a number."""
-    return bool(row.get("score")) or not any(key == "prediction" or key.startswith("score:") for key in row if key)
 
 
 def printable(value: Any) -> Any:

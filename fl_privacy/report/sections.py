@@ -6,12 +6,21 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import SIGNED, TITLES, columns
 from fl_privacy.report import encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
-from fl_privacy.report.run import PERMUTATIONS, Run, SpeakerScore
+from fl_privacy.report.rows import SpeakerScore, by_speaker, thinned
+from fl_privacy.report.run import PERMUTATIONS, Run
+
+_TESTS = {
+    "permuted-auxiliary-labels": "p, attacker's labels permuted",
+    "permuted-private-labels": "p, private labels permuted",
+}
+"""Heads of the columns of p-values."""
 
 
 def headline(run: Run) -> Mapping[str, Any]:
@@ -33,7 +42,9 @@ def threat(run: Run) -> Mapping[str, Any] | None:
         "diagram": "federation" if "update" in str(model.get("observes")) else "model",
         "private": figures.short(" + ".join(_names(corpora.get("private"))) or "private speakers", 22),
         "auxiliary": figures.short(" + ".join(_names(corpora.get("auxiliary"))) or "others' speech", 22),
-        "target": figures.short((claim.target if claim else None) or "trained model", 22),
+        "target": figures.short(
+            ((claim.target if claim else None) or "trained model").rstrip("/").rpartition("/")[2], 22
+        ),
         "speakers": words.count(claim.n_speakers, "speaker") if claim and claim.n_speakers is not None else "",
         "attribute": figures.short((claim.attribute if claim else None) or "attribute", 18),
     }
@@ -45,9 +56,12 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
         return None
     notes = Notes("attacks")
     metrics = columns(run.main)
+    tests = {
+        control: whose for control, whose in _TESTS.items() if any(run.permuted(name, control) for name in run.attacks)
+    }
     rows = []
     for name in run.attacks:
-        permuted = [run.permuted(name, control) for control in PERMUTATIONS]
+        permuted = [run.permuted(name, control) for control in tests]
         rows.append(
             {
                 "name": name,
@@ -58,12 +72,13 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
         )
     for name in run.baselines:
         cells = [notes.cell(run.baseline(name, m)) for m in metrics]
-        rows.append({"name": name, "kind": "control", "cells": cells, "p_values": ["", ""]})
+        rows.append({"name": name, "kind": "control", "cells": cells, "p_values": [""] * len(tests)})
     confidence = next((c.confidence for c in run.main if c.confidence), None)
     explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
     return {
         "unit": run.unit,
         "heads": [TITLES[metric] for metric in metrics],
+        "tests": list(tests.values()),
         "rows": rows,
         "notes": notes,
         "confidence": confidence,
@@ -73,54 +88,81 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
 
 
 def roc(run: Run) -> Mapping[str, Any] | None:
-    """The primary attack's ROC beside the best blind baseline's."""
-    curves = []
+    """The primary attack's ROC beside the best blind baseline's.
+
+    With swapped roles over the rows of all targets, at one threshold for all. The AUC that is claimed is the mean over
+    targets of the AUC within one, and not the area under that curve: it stands in the caption alone.
+    """
+    split = run.split(run.primary)
+    if split is None:
+        return None
+    curves, areas = [], []
     for name in dict.fromkeys((run.primary, run.best_blind)):
         points = run.roc(name)
         if name is None or points is None:
             continue
         told = run.claim(name, "auc") or run.baseline(name, "auc")
-        curves.append(figures.Curve(name, *points, told.value if told else None))
-    split = run.split(run.primary)
-    if split is None:
-        return None
+        area = float(np.trapezoid(points[1], points[0]))
+        curves.append(figures.Curve(name, *thinned(*points), told.value if told and not run.targets else None))
+        areas.append((name, told.value if told else None, area))
     negatives = len(split[0])
-    listed = "; ".join(f"{c.name}: AUC {words.number(c.auc)}" for c in curves)
+    kind = "area under it" if run.targets else "AUC"
+    listed = "; ".join(f"{name}: {kind} {words.number(area if run.targets else auc)}" for name, auc, area in areas)
+    over = f"{run.unit}s before {run.targets} targets" if run.targets else f"{run.unit}s"
     return {
-        "linear": figures.roc(curves, negatives, f"ROC over speakers. {listed}.", log=False),
+        "linear": figures.roc(curves, negatives, f"ROC over {over}. {listed}.", log=False),
         "log": figures.roc(
             curves, negatives, f"The same ROC with a logarithmic axis of false positive rates. {listed}.", log=True
         ),
         "negatives": negatives,
+        "positives": len(split[1]),
         "positive": run.classes[1] if run.classes else "",
+        "unit": run.unit,
+        "targets": run.targets,
+        "ratio": run.ratio,
+        "areas": areas,
     }
 
 
 def scores(run: Run) -> Mapping[str, Any] | None:
-    """Each speaker's score under the primary attack."""
+    """The scores under the primary attack: a mark for each speaker, and how they are distributed.
+
+    Where a speaker has several rows, before several targets or of several utterances, its mark of either kind is their
+    mean; the distribution is of all rows.
+    """
     if run.classes is None or run.primary is None:
         return None
     mine = run.scores[run.primary]
+    several = bool(run.targets) or run.unit != "speaker"
     groups = [[s for s in mine if s.label == label] for label in run.classes]
+    marks = [by_speaker(group) for group in groups] if several else groups
     right = sum((s.decision > 0) == (s.label == run.classes[1]) for s in mine)
     shifts = {round(s.score - s.decision, 9) for s in mine}
     threshold = shifts.pop() if len(shifts) == 1 else None
+    counted = f"{run.unit}s{' before targets' if run.targets else ''}"
     label = (
-        f"Scores of {len(groups[0])} {run.classes[0]} and {len(groups[1])} {run.classes[1]} speakers under "
-        f"{run.primary}; {right} of {len(mine)} are decided rightly."
+        f"{'Mean scores' if several else 'Scores'} of {len(marks[0])} {run.classes[0]} and {len(marks[1])} "
+        f"{run.classes[1]} speakers under {run.primary}; {right} of {len(mine)}{f' {counted}' if several else ''} are "
+        "decided rightly."
     )
     return {
-        "figure": figures.strip(groups, run.classes, threshold, label),
+        "figure": figures.strip(marks, run.classes, threshold, label, mean=several),
         "distributions": figures.distributions(
             groups,
             run.classes,
             f"Histograms of the scores under {run.primary}: {run.classes[0]} from {_span(groups[0])}, "
             f"{run.classes[1]} from {_span(groups[1])}.",
+            run.unit,
+            counted,
         ),
         "right": right,
         "total": len(mine),
         "threshold": threshold,
         "classes": run.classes,
+        "unit": run.unit,
+        "targets": run.targets,
+        "several": several,
+        "ratio": run.ratio,
     }
 
 

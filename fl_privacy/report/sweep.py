@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.audit import Claim, SwappedAudit
-from fl_privacy.audit.claims import Estimate
+from fl_privacy.audit import Claim, Estimate
 from fl_privacy.audit.files import read_units
 from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.report import heat, tradeoff, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Page, Section, page, write_page
-from fl_privacy.report.run import PERMUTATIONS, RATIO, Run, printable
+from fl_privacy.report.rows import swapped_audit
+from fl_privacy.report.run import PERMUTATIONS, Run, printable
 from fl_privacy.report.swept import Sweep, Swept, in_words, short_names
 
 
@@ -103,35 +103,18 @@ def _corrected(sweep: Sweep, cell: Swept, claim: Claim, among: int) -> tuple[flo
     if claim.low is None or claim.confidence is None:
         raise ValueError(claim.reason or "the claim has no interval")
     rows = sweep.scores(cell)
-    mine = [row for row in rows if row["attack"] == claim.attack]
-    confidence = 1 - (1 - claim.confidence) / among
-    found = _swapped(mine, claim, confidence)
-    if found is None:
-        classes = Run.of(cell.run.result, rows).classes
-        audits = read_units(mine, positive=classes and classes[1], confidence=confidence)
+    run, confidence = Run.of(cell.run.result, rows), 1 - (1 - claim.confidence) / among
+    if run.targets and run.classes is not None:
+        found: Estimate | None = swapped_audit(run.scores[claim.attack], run.classes[1], confidence).auc()
+    else:
+        mine = [row for row in rows if row["attack"] == claim.attack]
+        audits = read_units(mine, positive=run.classes and run.classes[1], confidence=confidence)
         found = audits[claim.attack].headline_estimate() if audits else None
     if found is None or found.value is None or not math.isclose(found.value, claim.value or 0.0, abs_tol=1e-9):
         raise ValueError("scores.csv does not hold the scores behind the claim")
     if found.low is None or found.high is None:
         raise ValueError(found.reason or "there is none")
     return found.low, found.high
-
-
-def _swapped(rows: Sequence[Mapping[str, str]], claim: Claim, confidence: float) -> Estimate | None:
-    """Audit the rows of several targets with roles swapped anew; None where the scores are not of that kind."""
-    told = [row for row in rows if row["unit"] == f"{claim.unit} before target"]
-    if RATIO in claim.conditions:
-        told = [row for row in told if float(row[RATIO]) == float(claim.conditions[RATIO])]
-    if not told:
-        return None
-    return SwappedAudit(
-        [float(row["score"]) for row in told],
-        [row["label"] == "member" for row in told],
-        [row["speaker"] for row in told],
-        [row["target"] for row in told],
-        utterances=[row["utterance"] for row in told] if claim.unit == "utterance" else None,
-        confidence=confidence,
-    ).auc()
 
 
 def _unit(cells: Iterable[Swept]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit import Claim
+from fl_privacy.audit.claims import jsonable
 from fl_privacy.errors import UserError
 from fl_privacy.report.files import read_result, read_scores
 from fl_privacy.report.run import Run, printable
@@ -132,7 +133,8 @@ def plain(value: Any) -> str:
         return " + ".join(_named(part) for part in value) or "none"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {plain(part)}" for key, part in value.items()) or "none"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    told = jsonable(value)  # an infinity has a word
+    return told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
 
 
 def _named(part: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.reading import STATIC, TITLES, of_two
+from fl_privacy.audit.reading import STATIC, SWAPPED, TITLES, of_two
 from fl_privacy.report.run import PERMUTATIONS, Run
 
 BLIND = {
@@ -111,12 +111,16 @@ def task(run: Run) -> str:
     attacker = run.part("threat_model").get("attacker") or "the attacker"
     attribute = (claim.attribute if claim else None) or "the attribute"
     corpus = (claim.conditions.get("private") if claim else None) or ""
-    people = count(claim.n_speakers if claim else None, "speaker") + (f" of {corpus}" if corpus else "")
+    where = "" if corpus in ("", "folder") else f" of {corpus}"
+    people = count(claim.n_speakers if claim else None, "speaker") + where
     values = f" ({run.classes[0]} or {run.classes[1]})" if run.classes else ""
     defense = (
         f" The defense is {claim.defense}, which the attacker knows.{_unaware(run)}" if claim and claim.defense else ""
     )
-    text = f"{attacker} tries to tell the {attribute}{values} of {people}, with the attack {run.primary}.{defense}"
+    what = f"the {attribute}{values} of {people}"
+    if attribute == "membership":
+        what = f"which of {people} trained the model" + (", utterance by utterance" if run.unit == "utterance" else "")
+    text = f"{attacker} tries to tell {what}, with the attack {run.primary}.{defense}"
     return text[0].upper() + text[1:]
 
 
@@ -157,18 +161,31 @@ def measured(run: Run) -> list[str]:
     ends = (
         f" ({percent(claim.confidence)} interval {span})" if span else f" (no interval: {claim.reason or 'not given'})"
     )
-    both = None not in (claim.n_positive, claim.n_negative)
+    swapped = claim.protocol == SWAPPED
+    both = None not in (claim.n_positive, claim.n_negative) and not swapped
     of = "" if run.unit == "speaker" else f" {run.unit}s"
     sizes = f", {claim.n_positive} against {claim.n_negative}{of}" if both else ""
     people = count(claim.n_speakers, "speaker")
     found = f"{_capital(name)} per {run.unit}: {number(claim.value)}{ends}, over {people}{sizes}."
     meaning = {"auc": _pairs, "uar": _named, "correlation": _guessed}[run.metric]
-    return [found, *meaning(run, claim)]
+    return [found, *meaning(run, claim), *([_swapped(run)] if swapped else [])]
+
+
+def _swapped(run: Run) -> str:
+    """Say what swapped roles are, and that a number is a mean."""
+    many = count(run.targets, "model") if run.targets else "several models"
+    return (
+        f"Roles are swapped: {many} were attacked, each trained on some of these {run.unit}s and not on others, so "
+        "that each is a member for some models and none for others. The AUC is the mean over the models."
+    )
 
 
 def _pairs(run: Run, auc: Claim) -> list[str]:
     attribute = auc.attribute or "attribute"
-    if not of_two(run.main):
+    if attribute == "membership":
+        who = "who" if run.unit == "speaker" else "that"
+        pair = f"one {run.unit} {who} trained the model and one {who} did not"
+    elif not of_two(run.main):
         pair = f"two speakers who differ in {attribute}"
     else:
         pair = (
@@ -248,7 +265,10 @@ def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]
     best = run.best_blind
     control, name = run.baseline(best, run.metric), TITLES[run.metric]
     known = f" ({name} {number(control.value)})" if control and control.value is not None else ""
-    if best in (None, "chance"):
+    blind = [name for name in run.baselines if name != "majority"]
+    if best in (None, "chance") and over.protocol == SWAPPED and not blind:
+        rival = "With roles swapped, an attacker who never asks the model gets one half by construction"
+    elif best in (None, "chance"):
         rival = "No attacker that is blind to what the model computed does better than guessing"
     else:
         looks = BLIND.get(str(best), best)

@@ -180,7 +180,7 @@ class SpeakerMembershipRecipe:
         settings = self.settings
         kinds = {settings.training, *settings.shadow_kinds.values()}
         each = 4 if self.file.target.model is None else 2
-        total, done = each * settings.pairs * sum(training.steps for training in kinds), 0
+        total, done = each * settings.swaps * sum(training.steps for training in kinds), 0
 
         def told(job: int, step: int) -> None:
             nonlocal done

@@ -126,14 +126,14 @@ def audit_speaker(
     named = dict(voices) if isinstance(voices, Mapping) else {f"voice {n}": wave for n, wave in enumerate(voices)}
     asked = encoder.queries
     rng = np.random.default_rng([seed, 0])
-    mine = _drawn(encoder, named, most, rng, left_out)
+    mine = _drawn(encoder, _without_copies(named, left_out), most, rng, left_out)
     if len(mine) < 2:
         why = "; ".join(f"{name}: {reason}" for name, reason in left_out.items()) or "there are no more"
         raise UserError(f"voices: {len(mine)} can be used, and it takes two at least ({why[:200]})")
     heard = {}
     for number, (person, waves) in enumerate(sorted(references.items())):
-        own = {f"{person}/{n}": wave for n, wave in enumerate(waves)}
-        if len(own) < 2:
+        own = _without_copies({f"{person}/{n}": wave for n, wave in enumerate(waves)}, left_out)
+        if len(waves) < 2:
             left_out[person] = "one voice; how close voices lie takes two"
             continue
         found = _drawn(encoder, own, len(mine), np.random.default_rng([seed, 1, number]), left_out)
@@ -158,13 +158,19 @@ def audit_speaker(
     return SpeakerAnswer(p, 1 / len(scores), near, as_close, len(kept), count, queries, alpha, left_out)
 
 
-def read_voices(folder: Path) -> dict[str, NDArray[np.float32]]:
+def read_voices(folder: Path, left_out: dict[str, str]) -> dict[str, NDArray[np.float32]]:
     """Read every wav and flac file in a folder, and below it, as the voices of one person.
+
+    Parameters
+    ----------
+    folder : Path
+    left_out : dict of str to str
+        Files that cannot be decoded are added, and why.
 
     Raises
     ------
     UserError
-        If there is none, or one cannot be decoded.
+        If there is no such file.
     """
     if not folder.is_dir():
         raise UserError(f"voices: {folder} is no folder")
@@ -173,25 +179,55 @@ def read_voices(folder: Path) -> dict[str, NDArray[np.float32]]:
         raise UserError(f"voices: {folder} holds no wav or flac file")
     names = [path.relative_to(folder).as_posix() for path in files]
     speech = Corpus("voices", folder, tuple(Utterance(n, "you", p, {}) for n, p in zip(names, files, strict=True)))
-    return {utterance.id: speech.wave(utterance) for utterance in speech}
+    return _decoded(speech, list(speech), left_out)
 
 
-def read_references(folder: Path, most: int, seed: int = 0) -> dict[str, list[NDArray[np.float32]]]:
-    """Read up to so many voices of each person of a folder that `Corpus.from_folder` scans."""
+def read_references(
+    folder: Path, most: int, seed: int = 0, left_out: dict[str, str] | None = None
+) -> dict[str, list[NDArray[np.float32]]]:
+    """Read up to so many voices of each person of a folder that `Corpus.from_folder` scans.
+
+    Those that cannot be decoded are one fewer of that person, and added to `left_out` with the reason.
+    """
+    lost = {} if left_out is None else left_out
     speech = Corpus.from_folder(folder)
+    lost |= {excluded.item: excluded.reason for excluded in speech.excluded}
     found: dict[str, list[Utterance]] = {}
     for utterance in speech:
         found.setdefault(utterance.speaker, []).append(utterance)
-    waves: dict[str, list[NDArray[np.float32]]] = {}
+    waves = {}
     for number, (person, mine) in enumerate(sorted(found.items())):
         order = np.random.default_rng([seed, 2, number]).permutation(len(mine))[:most]
-        waves[person] = []
-        for place in order:
-            try:
-                waves[person].append(speech.wave(mine[place]))
-            except AudioError:
-                continue  # one voice fewer of a reference person
+        waves[person] = list(_decoded(speech, [mine[place] for place in order], lost).values())
     return waves
+
+
+def _decoded(
+    speech: Corpus, utterances: Sequence[Utterance], left_out: dict[str, str]
+) -> dict[str, NDArray[np.float32]]:
+    found = {}
+    for utterance in utterances:
+        try:
+            found[utterance.id] = speech.wave(utterance)
+        except AudioError as error:
+            left_out[utterance.id] = str(error)
+    return found
+
+
+def _without_copies(
+    voices: Mapping[str, NDArray[np.float32]], left_out: dict[str, str]
+) -> dict[str, NDArray[np.float32]]:
+    """Drop recordings that are there already, such as a wav beside its flac.
+
+    Two copies lie as close as can be before any recogniser: they would be evidence of nothing.
+    """
+    first: dict[bytes, str] = {}
+    for name, wave in sorted(voices.items()):
+        same = first.setdefault(np.ascontiguousarray(wave).tobytes(), name)
+        if same != name:
+            left_out[name] = f"the same recording as {same}"
+    kept = set(first.values())
+    return {name: wave for name, wave in voices.items() if name in kept}
 
 
 def _drawn(

@@ -58,7 +58,7 @@ class SpeakerMembership:
         same features.
     imposters : int
         Speakers, at least, that train no recogniser and are known to the attacker.
-    pairs : int
+    swaps : int
         How often each of the two pools of speakers is halved: 4 times as many recognisers, each a target once.
     voices : int
         How many of a speaker's voices the attack hears.
@@ -92,7 +92,7 @@ class SpeakerMembership:
     shadow: SpeakerTraining | None = None
     access: str = "white-box"
     imposters: int = 12
-    pairs: int = 4
+    swaps: int = 4
     voices: int = 5
     ratios: tuple[float, ...] = (1.0, 0.0)
     chunk_frames: int = 0
@@ -119,7 +119,7 @@ class SpeakerMembership:
         if blind and self.access == "scores":
             raise UserError(f'attack {blind[0]!r} looks at embeddings; with access = "scores" there are none')
         references = calibrated(self.attacks)
-        if references and self.pairs < 2:
+        if references and self.swaps < 2:
             raise UserError(
                 f"attack {references[0]!r} is calibrated by references that a speaker did not train, of which a shadow "
                 "leaves none with swaps = 1: give swaps = 2 at least, or other attacks"
@@ -206,7 +206,7 @@ def attack_in_swapped_roles(
     corpus = settings.source.load()
     left_out = unusable(folder, corpus)
     voices, excluded = usable_voices(corpus, settings.seed, left_out=left_out)
-    design = swap_design(tuple(voices), settings.imposters, settings.pairs, settings.seed)
+    design = swap_design(tuple(voices), settings.imposters, settings.swaps, settings.seed)
     for budget in settings.budgets:
         budget.of(_imposters(design, voices))  # refused before anything is trained
     promises = promises_of(settings, design, voices)

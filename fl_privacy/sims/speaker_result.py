@@ -19,7 +19,7 @@ from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.audit import Privacy, SwappedAudit
 from fl_privacy.audit.claims import Claim, Control, jsonable
 from fl_privacy.audit.controls import permutation_p_value
-from fl_privacy.audit.reading import STATIC
+from fl_privacy.audit.reading import STATIC, SWAPPED
 from fl_privacy.training.speaker_private import NAME
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class SpeakerMembershipResult:
         knows = None if not defended else "static" if attack.endswith(STATIC) else "adaptive"
         return {
             "target": settings.training.encoder,
-            "protocol": "swapped roles",
+            "protocol": SWAPPED,
             "seeds": tuple(run.seed for run in self.runs or (self,)),
             "defense": NAME if defended else None,
             "attacker": knows,
@@ -170,7 +170,7 @@ class SpeakerMembershipResult:
         """One line for each attack and ratio."""
         s, eer = self.settings, self.utility
         kind = s.training.encoder if s.shadow is None else f"{s.training.encoder} (shadows {s.shadow.encoder})"
-        targets = 4 * s.pairs * len(self.runs or (self,))
+        targets = 4 * s.swaps * len(self.runs or (self,))
         what = f"{s.corpus}: {kind}, {s.training.loss}, {targets} targets, {s.voices} voices a speaker"
         errors = f"EER {eer['eer_members']:.3f} on members' unseen voices, {eer['eer_nonmembers']:.3f} on non-members"
         heads = f"{'r':<6}{'attack':<28}{'AUC':<24}{'accuracy':<24}{'TPR at FPR .01':<24}"

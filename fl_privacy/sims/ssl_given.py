@@ -23,7 +23,7 @@ from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import SwappedAudit
 from fl_privacy.audit.reading import AS_PUBLISHED
 from fl_privacy.errors import UserError
-from fl_privacy.sims.own_recogniser import cross_fitted
+from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.speaker_recognisers import Source
 from fl_privacy.sims.ssl_encoders import (
     GIVEN,

@@ -14,6 +14,7 @@ from typing import Any
 
 from fl_privacy._processes import THREAD_SETTINGS, cores, prepare_worker
 from fl_privacy.attacks.files import aligned, cell
+from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import TITLES, columns
 from fl_privacy.config import KINDS, AnyFile, ConfigError, SimulationFile, SweepSettings, load_any
@@ -69,9 +70,9 @@ def sweep(
     Returns
     -------
     Path
-        The sweep folder. ``sweep.json`` lists {settings, path of result}, once for each grid that a cell stands in; a
-        cell's ``result.json`` holds the merged claims: a speaker's scores are standardised within each run and averaged
-        over the runs it took part in.
+        The sweep folder. ``sweep.json`` lists {settings, path of result}, once for each grid that a cell stands in (an
+        infinite setting as "inf"); a cell's ``result.json`` holds the merged claims: a speaker's scores are
+        standardised within each run and averaged over the runs it took part in.
     """
     if seeds is not None and seeds < 1:
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
@@ -106,7 +107,7 @@ def sweep(
             }
             for file in point.files
         ]
-    write_atomically(root / "sweep.json", json.dumps(entries, indent=1) + "\n")
+    write_atomically(root / "sweep.json", json.dumps(jsonable(entries), indent=1, allow_nan=False) + "\n")
     write_atomically(root / "simulation.toml", toml.dumps(base.resolved()))
     write_atomically(root / "table.txt", table(root) + "\n")
     write_sweep_report(root)

@@ -51,7 +51,8 @@ def test_a_recogniser_is_trained_exported_and_audited(tmp_path: Path, monkeypatc
     printed = capsys.readouterr().out
     assert "8 members, 8 non-members, 9 speakers" in printed and "left out" in printed
     assert load_encoder(str(out / "recogniser.pt")).embed([noise(0.5), noise(1.0)]).shape == (2, 64)
-    folder = run(out / "unseen.toml", ["shadow.steps=3", "shadow.speakers_per_batch=3", "protocol.swaps=2"])
+    quick = ["shadow.steps=3", "shadow.speakers_per_batch=3", "protocol.swaps=2"]
+    folder = run(out / "unseen.toml", quick, out=tmp_path / "run")
     result = json.loads((folder / "result.json").read_text())
     blind = {c["control"] for c in result["controls"]}
     assert {"random-initialisation", "mean-log-mel", "log-mel-classifier", "wrong-target"} <= blind

@@ -18,7 +18,7 @@ from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
-from fl_privacy.sims.own_recogniser import cross_fitted
+from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.run import run
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.sims.sweep import table as sweep_table
@@ -162,6 +162,7 @@ def test_a_recogniser_of_ones_own_is_judged_against_baselines_that_never_ask_it(
     assert result["queries"] >= 13 * 5 + 3 * 6
     report = (folder / "report.html").read_text()
     assert "Scores by speaker" in report and "log-mel-classifier" in report
+    assert "which of 13 speakers trained the model" in report and "speakers of folder" not in report
     with (folder / "scores.csv").open() as file:
         assert {row["label"] for row in csv.DictReader(file)} == {"member", "non-member"}
 
@@ -196,6 +197,7 @@ def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
         (["members={corpus='an4'}"], r"members: for a model of one's own"),
         (["target.sample_rate=8000"], "sample_rate: for a model of one's own"),
         (["protocol.ratios=[2.0]"], "protocol.ratios.0"),
+        (["protocol.ratios=[1.0, 0.0, 1.0]"], "ratios: a share stands there twice"),
         (["attack=[{name='logistic'}, {name='logistic'}]"], "a name stands there twice"),
         (["simulation.kind=magic"], "simulation.kind: 'magic' is none of federated-ser, speaker-membership"),
     ],

@@ -81,6 +81,20 @@ def test_what_cannot_be_used_is_left_out_and_harms_nobody():
     assert (found.references, found.voices, found.p_value) == (29, 6, 1 / 30)
 
 
+def test_a_recording_that_is_there_twice_is_no_evidence():
+    """Two copies are as close as can be, whatever the recogniser: of an innocent, they would be the closest pair."""
+    some = {name: OTHERS["p00"][n] for n, name in enumerate(("a.flac", "b.flac"))}
+    others = {name: waves for name, waves in OTHERS.items() if name != "p00"}
+    once = audit_speaker(SpeakerEncoder(knows_nobody), some, others)
+    twice = audit_speaker(SpeakerEncoder(knows_nobody), {**some, "b.wav": some["b.flac"].copy()}, others)
+    assert twice.left_out["b.wav"] == "the same recording as b.flac"
+    assert (twice.p_value, twice.closeness, twice.voices) == (once.p_value, once.closeness, once.voices)
+    copied = {**others, "p01": [*OTHERS["p01"], *OTHERS["p01"]]}
+    found = audit_speaker(SpeakerEncoder(knows_me), MINE, copied)
+    assert found.voices == 6 and found.references == 29
+    assert found.left_out["p01/6"] == "the same recording as p01/0"
+
+
 @pytest.mark.parametrize(
     ("encoder", "mine", "others", "message"),
     [
@@ -118,6 +132,16 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert lines[-1].startswith("There is evidence")
     status, told = call(*given, "--voices", str(tmp_path / "me"), "--json")
     assert json.loads(told.out)["p_value"] == pytest.approx(1 / 31)
+    (tmp_path / "me" / "broken.wav").write_bytes(b"no wave")
+    (tmp_path / "others" / "p03" / "5.wav").write_bytes(b"no wave")
+    status, told = call(*given, "--voices", str(tmp_path / "me"))
+    left = [line for line in told.out.splitlines() if line.startswith("left out: ")]
+    assert status == 0 and "There is evidence" in told.out
+    assert any("broken.wav" in line for line in left) and any("p03" in line and "5.wav" in line for line in left)
+    (tmp_path / "all-broken").mkdir()
+    (tmp_path / "all-broken" / "a.wav").write_bytes(b"no wave")
+    status, told = call(*given, "--voices", str(tmp_path / "all-broken"))
+    assert (status, "Traceback" in told.err) == (2, False) and "voices: none can be used: a.wav" in told.err
     status, told = call(*given, "--voices", str(tmp_path / "empty"))
     assert (status, "Traceback" in told.err) == (2, False)
     assert "holds no wav or flac file" in told.err

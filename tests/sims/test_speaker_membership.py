@@ -42,7 +42,7 @@ def quick(speech, **changes):
     training = SpeakerTraining(steps=4, speakers_per_batch=3, crops_per_speaker=2, crop_frames=20)
     given = {
         "imposters": 2,
-        "pairs": 2,
+        "swaps": 2,
         "voices": 3,
         "fpr": 0.2,
         "permutations": 30,
@@ -160,7 +160,7 @@ def test_chunks_count_as_voices(speech, tmp_path: Path):
         ({"access": "scores", "attacks": ("norms",)}, "'norms' looks at embeddings"),
         ({"budgets": (Budget(4, 1, 1),)}, "more than the 3 voices"),
         ({"access": "label"}, 'give "white-box" .embeddings. or "scores"'),
-        ({"pairs": 1}, "'pair.mean likelihood ratio' is calibrated by references.*swaps = 2 at least"),
+        ({"swaps": 1}, "'pair.mean likelihood ratio' is calibrated by references.*swaps = 2 at least"),
         ({"permutations": 0}, "permutations = 0 must be positive"),
         ({"fpr": 0.0}, "fpr = 0.0 must lie strictly between"),
     ],
@@ -179,7 +179,7 @@ def test_a_file_that_cannot_be_decoded_is_left_out_with_the_reason(speech, tmp_p
     root = tmp_path / "speech"
     shutil.copytree(speech, root)
     soundfile.write(str(root / "p05" / "v1.wav"), np.full(4800, np.nan), 16_000, subtype="FLOAT")
-    result = run_speaker_membership(quick(root, attacks=("pair.mean",), pairs=1, ratios=(1.0,)), tmp_path / "run")
+    result = run_speaker_membership(quick(root, attacks=("pair.mean",), swaps=1, ratios=(1.0,)), tmp_path / "run")
     reasons = dict(result.excluded)
     assert reasons["p03/v0.wav"] == "silence"
     assert reasons["p05/v1.wav"] == "holds samples that are not finite numbers"

@@ -258,6 +258,21 @@ def test_shared_cells_are_run_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(ran) == len(set(ran)) == 2 * 3
 
 
+def test_a_setting_may_be_infinite_and_the_list_of_cells_stays_json(tmp_path: Path, planned: list[Any]) -> None:
+    """JSON has no infinity: a strict reader stops at a bare `Infinity`."""
+    vary = ['defense=[],[{name="dp-sgd",target_epsilon=inf}]', "simulation.seed=1,2"]
+    sweep({**FAST, "federation": {"rounds": 5}}, vary, out=tmp_path / "s")
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    entries = json.loads((tmp_path / "s" / "sweep.json").read_text(), parse_constant=refuse)
+    told = [e["settings"]["defense"] for e in entries if "seeds" in e]
+    assert [d and d[0]["target_epsilon"] for d in told] == [[], [], "inf", "inf"]
+    assert {c.settings["defense"][0]["target_epsilon"] for c in planned if c.settings["defense"]} == {float("inf")}
+    assert sum("target-epsilon-inf" in c.folder.name for c in planned) == 2
+
+
 def test_the_folder_holds_a_file_that_does_the_same_sweep_again(tmp_path: Path, planned: list[Any]) -> None:
     sweep(FAST, ["federation.algorithm=fedsgd,fedavg"], seeds=2, out=tmp_path / "s")
     first = [c.files for c in planned]

@@ -69,7 +69,7 @@ class SwapDesign:
         return tuple(sorted(next(r.speakers for r in self.recognisers if r.pool == pool)))
 
 
-def swap_design(speakers: Sequence[str], imposters: int, pairs: int, seed: int) -> SwapDesign:
+def swap_design(speakers: Sequence[str], imposters: int, swaps: int, seed: int) -> SwapDesign:
     """Draw a design.
 
     Parameters
@@ -77,18 +77,18 @@ def swap_design(speakers: Sequence[str], imposters: int, pairs: int, seed: int) 
     speakers : sequence of str
     imposters : int
         How many of them are imposters.
-    pairs : int
+    swaps : int
         How many times each pool is halved; 4 times this many recognisers.
     seed : int
 
     Raises
     ------
     UserError
-        Where fewer than four speakers would be in a pool, or there is no imposter or pair.
+        Where fewer than four speakers would be in a pool, or there is no imposter or swap.
     """
     names = sorted(set(speakers))
-    if imposters < 1 or pairs < 1:
-        raise UserError(f"a swap design needs an imposter and a pair at least; got {imposters} and {pairs}")
+    if imposters < 1 or swaps < 1:
+        raise UserError(f"a swap design needs an imposter and a swap at least; got {imposters} and {swaps}")
     size = (len(names) - imposters) // 4 * 2
     if size < 4:
         raise UserError(
@@ -100,7 +100,7 @@ def swap_design(speakers: Sequence[str], imposters: int, pairs: int, seed: int) 
     recognisers = []
     for pool in (0, 1):
         mine = order[pool * size : (pool + 1) * size]
-        for _ in range(pairs):
+        for _ in range(swaps):
             drawn = [mine[place] for place in rng.permutation(size)]
             halves = tuple(sorted(drawn[: size // 2])), tuple(sorted(drawn[size // 2 :]))
             recognisers += [Recogniser(pool, halves[0], halves[1]), Recogniser(pool, halves[1], halves[0])]
@@ -108,7 +108,7 @@ def swap_design(speakers: Sequence[str], imposters: int, pairs: int, seed: int) 
 
 
 def one_sided_design(
-    members: Sequence[str], nonmembers: Sequence[str], auxiliary: Sequence[str], imposters: int, pairs: int, seed: int
+    members: Sequence[str], nonmembers: Sequence[str], auxiliary: Sequence[str], imposters: int, swaps: int, seed: int
 ) -> SwapDesign:
     """Draw a design around one recogniser that is there already.
 
@@ -123,7 +123,7 @@ def one_sided_design(
         Other speakers: imposters, and those who train shadows.
     imposters : int
         How many of these are imposters.
-    pairs : int
+    swaps : int
         How many times the other auxiliary speakers are halved; each half trains a shadow.
     seed : int
 
@@ -135,11 +135,11 @@ def one_sided_design(
     Raises
     ------
     UserError
-        Where fewer than four auxiliary speakers are left to train shadows, or there is no imposter or pair.
+        Where fewer than four auxiliary speakers are left to train shadows, or there is no imposter or swap.
     """
     names = sorted(set(auxiliary))
-    if imposters < 1 or pairs < 1:
-        raise UserError(f"a one-sided design needs an imposter and a pair at least; got {imposters} and {pairs}")
+    if imposters < 1 or swaps < 1:
+        raise UserError(f"a one-sided design needs an imposter and a swap at least; got {imposters} and {swaps}")
     size = (len(names) - imposters) // 2 * 2
     if size < 4:
         raise UserError(
@@ -148,7 +148,7 @@ def one_sided_design(
     rng = np.random.default_rng([seed, 0])
     order = [names[place] for place in rng.permutation(len(names))]
     recognisers = [Recogniser(0, tuple(sorted(members)), tuple(sorted(nonmembers)))]
-    for _ in range(pairs):
+    for _ in range(swaps):
         drawn = [order[place] for place in rng.permutation(size)]
         halves = tuple(sorted(drawn[: size // 2])), tuple(sorted(drawn[size // 2 :]))
         recognisers += [Recogniser(1, halves[0], halves[1]), Recogniser(1, halves[1], halves[0])]
