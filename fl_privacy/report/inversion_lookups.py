@@ -22,7 +22,7 @@ METRICS = {
 
 GIVEN = {
     "attacked": "the recogniser under attack",
-    "other seed": "one of the same architecture and another seed",
+    "other seed": "a SincNet of another seed",
     "other architecture": "an independent recogniser of another architecture",
     "speaker encoder": "a speaker encoder trained on other people",
 }

@@ -27,7 +27,7 @@ architecture; and an encoder that was trained on other people and has heard ever
 
 JUDGES = {
     ATTACKED: "the recogniser under attack: adversarial examples count, too",
-    OTHER_SEED: "a recogniser of the same architecture, of another seed and other recordings",
+    OTHER_SEED: "a SincNet of another seed and other recordings",
     INDEPENDENT: "an x-vector recogniser trained on other recordings of the same speakers",
     ENCODER: "a speaker encoder trained on other people, enrolled with recordings of the classes",
 }

@@ -33,7 +33,7 @@ def train_target(
 def train_other(
     folder: Path, people: People, training: SincNetTraining, seed: int, told: Callable[[int], None] | None = None
 ) -> None:
-    """Train a judge of the same architecture: another seed, and the recordings of judges."""
+    """Train a SincNet that judges: another seed, and the recordings of judges; a given checkpoint's size it has not."""
     found = train_classifier(
         *people.of(people.judged), training, 1000 * seed + 999, checkpoint=folder / PROGRESS, told=told
     )
