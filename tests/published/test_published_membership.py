@@ -38,7 +38,7 @@ def test_every_case_has_both_units():
 
 def test_the_text_says_what_needs_no_encoder_and_what_is_doubtful():
     text = comparison("tseng2022", tables=["T2"])
-    assert "0.7340 [" in text and "one of them is wrong" in text and "duration 0.828" in text
+    assert "0.7340 [" in text and "one of them is wrong" in text and "duration 0.829" in text
     assert "T1" not in text
     with pytest.raises(UserError, match="no table 'T9'; there are: T1, T2, T3, T4"):
         comparison("tseng2022", tables=["T9"])

@@ -68,7 +68,7 @@ def of_frames(unit: str) -> SimpleNamespace:
     blind = {("duration", of): audited("duration", 6, 0.3, utterances=many[of]) for of in units}
     shared = {"target": "tera", "protocol": "swapped roles", "seeds": (1,), "conditions": {"private": "an4"}}
     reading = Reading(audits, blind, {}, shared)
-    return whole(reading.claims(), reading.controls(20, 1), scores_csv([reading]), [audits["loss", unit]])
+    return whole(reading.claims(), reading.controls(20), scores_csv([reading]), [audits["loss", unit]])
 
 
 def whole(claims: Any, controls: Any, text: str, audits: list[SwappedAudit]) -> SimpleNamespace:

@@ -50,7 +50,7 @@ def test_designs_are_drawn_by_their_seed():
 def test_too_few_speakers_for_a_design():
     with pytest.raises(UserError, match="8 speakers, 2 of them imposters: too few"):
         swap_design([f"p{i}" for i in range(8)], 2, 1, 0)
-    with pytest.raises(UserError, match="an imposter and a pair"):
+    with pytest.raises(UserError, match="an imposter and a swap"):
         swap_design([f"p{i}" for i in range(80)], 0, 1, 0)
 
 
