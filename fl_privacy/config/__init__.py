@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fl_privacy.config._sections import ConfigError, Speech
-from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config._sweep import SweepSettings, refuse_sweep
 from fl_privacy.config.federated_ser import (
     AttackChoice,
     CorpusChoice,
@@ -35,4 +35,5 @@ __all__ = [
     "parse_setting",
     "parse_value",
     "presets",
+    "refuse_sweep",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import Section
+from fl_privacy.config._sections import ConfigError, Section
 
 
 class SweepGrid(Section):
@@ -41,3 +41,15 @@ class SweepSettings(Section):
         """Return the same with so many seeds for every grid."""
         grids = tuple(grid.model_copy(update={"seeds": None}) for grid in self.grid)
         return self.model_copy(update={"seeds": seeds, "grid": grids})
+
+
+def refuse_sweep(sweep: SweepSettings | None) -> None:
+    """Refuse a file that stands for many runs where one is wanted.
+
+    Raises
+    ------
+    ConfigError
+        If there is a ``[sweep]``.
+    """
+    if sweep is not None:
+        raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")

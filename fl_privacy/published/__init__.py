@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields
 from importlib import resources
 
 from fl_privacy.errors import UserError
+from fl_privacy.published._tables import of_tables
 
 STUDIES = {
     "feng2021": "Feng et al., attribute inference on speech emotion recognition in federated learning "
@@ -111,12 +112,7 @@ def values(study: str, tables: Sequence[str] | None = None) -> tuple[Published, 
     """
     if study not in STUDIES:
         raise UserError(f"no published study {study!r} in the package; there is: {', '.join((*STUDIES, 'tseng2022'))}")
-    found = _read(study)
-    known = list(dict.fromkeys(row.table for row in found))
-    unknown = [name for name in tables or () if name not in known]
-    if unknown:
-        raise UserError(f"{study} has no table {unknown[0]!r}; there are: {', '.join(known)}")
-    return tuple(row for row in found if not tables or row.table in tables)
+    return of_tables(study, _read(study), tables)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from typing import Any
 from fl_privacy.attacks.files import aligned
 from fl_privacy.audit.reading import AS_PUBLISHED
 from fl_privacy.errors import UserError
+from fl_privacy.published._tables import of_tables
 
 STUDIES = {
     "tseng2022": "Tseng, Kao and Lee, membership inference against self-supervised speech models (arXiv 2111.05113)",
@@ -80,12 +81,7 @@ def membership_values(study: str, tables: Sequence[str] | None = None) -> tuple[
     """
     if study not in STUDIES:
         raise UserError(f"no published study {study!r} of membership in the package; there is: {', '.join(STUDIES)}")
-    found = _read(study)
-    known = list(dict.fromkeys(row.table for row in found))
-    unknown = [name for name in tables or () if name not in known]
-    if unknown:
-        raise UserError(f"{study} has no table {unknown[0]!r}; there are: {', '.join(known)}")
-    return tuple(row for row in found if not tables or row.table in tables)
+    return of_tables(study, _read(study), tables)
 
 
 def membership_comparison(

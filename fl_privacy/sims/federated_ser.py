@@ -23,7 +23,7 @@ from fl_privacy.attacks.question import SPEAKER, Question, check_values
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
 from fl_privacy.audit import Privacy
-from fl_privacy.config import ConfigError, SimulationFile
+from fl_privacy.config import SimulationFile, refuse_sweep
 from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defenses, unaware
 from fl_privacy.errors import UserError
 from fl_privacy.report import write_report
@@ -71,8 +71,7 @@ class FederatedSER:
         engine: Engine | None = None,
         workers: int = 1,
     ) -> None:
-        if settings.sweep is not None:
-            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
+        refuse_sweep(settings.sweep)
         self.settings = settings
         self._local: Engine = functools.partial(local, workers=workers)
         engines = {**ENGINES, "local": self._local}

@@ -12,7 +12,7 @@ from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import ConfigError, SpeakerMembershipFile, Speech
+from fl_privacy.config import SpeakerMembershipFile, Speech, refuse_sweep
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
@@ -53,8 +53,7 @@ class SpeakerMembershipRecipe:
     """
 
     def __init__(self, file: SpeakerMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
-        if file.sweep is not None:
-            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
+        refuse_sweep(file.sweep)
         self.file = file
         self._progress: Progress = progress or (lambda what, done, total: None)
         target, protocol, audit = file.target, file.protocol, file.audit

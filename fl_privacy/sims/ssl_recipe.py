@@ -11,7 +11,7 @@ from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import ConfigError, Speech, SslMembershipFile
+from fl_privacy.config import Speech, SslMembershipFile, refuse_sweep
 from fl_privacy.report import write_report
 from fl_privacy.sims.membership_recipe import facts_of
 from fl_privacy.sims.progress import Progress
@@ -45,8 +45,7 @@ class SslMembershipRecipe:
     """
 
     def __init__(self, file: SslMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
-        if file.sweep is not None:
-            raise ConfigError("this file has a [sweep]: it stands for many runs, which `fl-privacy sweep` does")
+        refuse_sweep(file.sweep)
         self.file = file
         self._progress: Progress = progress or (lambda what, done, total: None)
         self._workers = workers
