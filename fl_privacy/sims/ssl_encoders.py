@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,9 @@ from fl_privacy.attacks.membership.ssl.look import Encode, Look, look_at
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.corpora import AudioError, Corpus, Utterance
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_recognisers import Source
+from fl_privacy.sims.ssl_recordings import Inputs, Recordings, Wave, recordings
 from fl_privacy.training._parallel import Told, run_jobs
 
 if TYPE_CHECKING:
@@ -26,118 +25,7 @@ if TYPE_CHECKING:
     from fl_privacy.models.pretrained import Module
     from fl_privacy.training.pretraining import Pretraining
 
-Wave = NDArray[np.float32]
-
-RATE = 16_000
 PRETRAINED, RANDOM, LOG_MEL, GIVEN = "pre-trained", "random initialisation", "log-mel", "given"
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What an encoder is sent of an utterance.
-
-    Attributes
-    ----------
-    seconds : float
-        The middle so many seconds, the same for every encoder; 0: all of it.
-    peak : bool
-        Bring the largest sample to full scale, as the public code of Tseng et al. (2022) does.
-    backwards : bool
-        Turn the wave around in time.
-    """
-
-    seconds: float = 2.0
-    peak: bool = False
-    backwards: bool = False
-
-    @property
-    def samples(self) -> int:
-        """Length in samples; 0 for all."""
-        return round(self.seconds * RATE)
-
-    def of(self, wave: Wave) -> Wave:
-        """Make what is sent of a wave.
-
-        Raises
-        ------
-        AudioError
-            For a wave that is silent or shorter than what is sent.
-        """
-        if len(wave) < self.samples:
-            raise AudioError(f"shorter than {self.seconds:g} s")
-        if not np.any(wave):
-            raise AudioError("silence")
-        if self.samples:
-            start = (len(wave) - self.samples) // 2
-            wave = wave[start : start + self.samples]
-            if not np.any(wave):
-                raise AudioError("silence")
-        if self.peak:
-            wave = wave / np.abs(wave).max()
-        if self.backwards:
-            wave = wave[::-1]
-        return np.ascontiguousarray(wave, dtype=np.float32)
-
-
-def trains(wave: Wave) -> bool:
-    """Whether an encoder can be pre-trained on a wave, however short: it has a frame, and is not silent."""
-    from fl_privacy.models.log_mel import WINDOW
-
-    return len(wave) >= WINDOW and bool(np.any(wave))
-
-
-_KEPT = 2**26
-"""Samples that are kept decoded: an hour and ten minutes, 256 MiB."""
-
-
-class Recordings:
-    """The utterances of some corpora, decoded when they are asked for; the first ones stay in memory.
-
-    Parameters
-    ----------
-    sources : tuple of Source
-    """
-
-    def __init__(self, sources: tuple[Source, ...]) -> None:
-        self._held: dict[str, tuple[Corpus, Utterance]] = {}
-        self._waves: dict[str, Wave] = {}
-        self._room = _KEPT
-        self.speakers: dict[str, str] = {}
-        for source in sources:
-            speech = source.load()
-            for utterance in speech:
-                id = source.side + utterance.id
-                self._held[id] = speech, utterance
-                self.speakers[id] = source.side + utterance.speaker
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def wave(self, id: str) -> Wave:
-        """Return an utterance's samples, mono 16 kHz; an `AudioError` where it cannot be read."""
-        found = self._waves.get(id)
-        if found is None:
-            speech, utterance = self._held[id]
-            found = speech.wave(utterance)
-            if len(found) <= self._room:
-                self._waves[id] = found
-                self._room -= len(found)
-        return found
-
-    def label(self, id: str, name: str) -> str | None:
-        """Return a label of an utterance, None where it has none."""
-        return self._held[id][1].labels.get(name)
-
-    def seconds(self, id: str) -> float:
-        """Return an utterance's duration without decoding it."""
-        speech, utterance = self._held[id]
-        return speech.source.seconds(utterance)
-
-
-@lru_cache(maxsize=1)
-def recordings(sources: tuple[Source, ...]) -> Recordings:
-    """Scan some corpora, once a process."""
-    return Recordings(sources)
 
 
 @dataclass(frozen=True, slots=True)

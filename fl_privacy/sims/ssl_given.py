@@ -16,28 +16,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks, statistic
+from fl_privacy.attacks.membership.ssl.attacks import UNITS
+from fl_privacy.attacks.membership.ssl.design import EncoderDesign, PretrainedHalf
 from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.attacks.membership.ssl.matching import match_durations
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
-from fl_privacy.audit import SwappedAudit
 from fl_privacy.audit.reading import AS_PUBLISHED
 from fl_privacy.errors import UserError
 from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.speaker_recognisers import Source
-from fl_privacy.sims.ssl_encoders import (
-    GIVEN,
-    LOG_MEL,
-    RANDOM,
-    EncoderJob,
-    GivenEncoder,
+from fl_privacy.sims.ssl_encoders import GIVEN, LOG_MEL, RANDOM, EncoderJob, GivenEncoder, look_through_encoders
+from fl_privacy.sims.ssl_membership import check_attacks
+from fl_privacy.sims.ssl_reading import Seen, read
+from fl_privacy.sims.ssl_recordings import (
+    ALONE,
     Inputs,
     Recordings,
-    look_through_encoders,
     recordings,
+    too_short,
+    usable_utterances,
 )
-from fl_privacy.sims.ssl_membership import Score, Units, check_attacks, units_of, usable_utterances
-from fl_privacy.sims.ssl_result import Reading, Rows, standardised_mean
+from fl_privacy.sims.ssl_result import Reading
 from fl_privacy.sims.stages import RunFolder
 
 Floats = NDArray[np.float64]
@@ -170,9 +169,9 @@ def attack_given_encoder(
     left_out: dict[str, dict[str, str]] = {source.side: {} for source in sources}
     inputs = replace(settings.inputs, backwards=settings.backwards)
     sides = {s.side: _chosen(held, s.side, inputs, settings, left_out[s.side]) for s in sources}
-    own, judged = _parted(sides, settings)
+    own, judged = _parted(sides, settings, left_out)
     if settings.match and not inputs.samples:
-        judged = _matched(held, judged, settings)
+        judged = _matched(held, judged, settings, left_out)
     controlled, sent = _read(
         folder, "controlled", held, inputs, settings.learning, own, judged, settings, left_out, "one encoder", told
     )
@@ -214,7 +213,7 @@ def _apart(held: Recordings) -> None:
 def _chosen(
     held: Recordings, side: str, inputs: Inputs, settings: GivenMembership, left_out: dict[str, str]
 ) -> dict[str, list[str]]:
-    usable, lost = usable_utterances(held, inputs, 2, decode=False, side=side)
+    usable, lost = usable_utterances(held, inputs, decode=False, side=side)
     left_out |= lost
     if not settings.per_speaker:
         return usable
@@ -227,18 +226,24 @@ def _chosen(
 
 
 def _parted(
-    sides: Mapping[str, dict[str, list[str]]], settings: GivenMembership
+    sides: Mapping[str, dict[str, list[str]]], settings: GivenMembership, left_out: Mapping[str, Mapping[str, str]]
 ) -> tuple[dict[str, list[str]], dict[str, dict[str, list[str]]]]:
     """Return the attacker's own speakers, and those who are judged."""
     judged = {side: sides[side] for side in (MEMBERS, NONMEMBERS)}
+    theirs = AUXILIARY if settings.auxiliary is not None else NONMEMBERS
+    needed = dict.fromkeys(sides, 2) | {theirs: 4 if theirs == AUXILIARY else 8}
+    for side, people in sides.items():
+        if len(people) < needed[side]:
+            half = side == theirs == NONMEMBERS
+            why = "; half of them are the attacker's own, who needs four" if half else ""
+            raise UserError(
+                f"{side.rstrip('/')}: {len(people)} speakers with two usable recordings"
+                f"{too_short(left_out[side], settings.inputs)}{why}: give {needed[side]} or more"
+                f"{', or [auxiliary]' if half else ''}"
+            )
     if settings.auxiliary is not None:
         return sides[AUXILIARY], judged
     names = sorted(judged[NONMEMBERS])
-    if len(names) < 8:
-        raise UserError(
-            f"nonmembers: {len(names)} usable speakers; half of them are the attacker's own, who needs four: give "
-            "eight or more, or [auxiliary]"
-        )
     order = [names[place] for place in np.random.default_rng([settings.seed, 5]).permutation(len(names))]
     cut = max(4, len(order) // 2)
     own = {name: judged[NONMEMBERS][name] for name in sorted(order[:cut])}
@@ -246,7 +251,10 @@ def _parted(
 
 
 def _matched(
-    held: Recordings, judged: Mapping[str, dict[str, list[str]]], settings: GivenMembership
+    held: Recordings,
+    judged: Mapping[str, dict[str, list[str]]],
+    settings: GivenMembership,
+    left_out: Mapping[str, dict[str, str]],
 ) -> dict[str, dict[str, list[str]]]:
     flat = {side: [id for ids in people.values() for id in ids] for side, people in judged.items()}
     seconds = {side: [held.seconds(id) for id in ids] for side, ids in flat.items()}
@@ -254,7 +262,9 @@ def _matched(
     found = {}
     for side, numbers in zip((MEMBERS, NONMEMBERS), kept, strict=True):
         chosen = {flat[side][number] for number in numbers}
+        left_out[side] |= {id: "without a counterpart of its length" for id in flat[side] if id not in chosen}
         people = {name: [id for id in ids if id in chosen] for name, ids in judged[side].items()}
+        left_out[side] |= {ids[0]: ALONE for ids in people.values() if len(ids) == 1}
         found[side] = {name: ids for name, ids in people.items() if len(ids) > 1}
     return found
 
@@ -312,10 +322,11 @@ def _read(
         for id, reason in look.left_out.items():
             left_out[f"{id.partition('/')[0]}/"][id] = reason
     heard = set.intersection(*(set(look.ids) for look in looks.values()))
-    people = {
-        side: {name: kept for name, ids in of.items() if len(kept := [id for id in ids if id in heard]) > 1}
-        for side, of in judged.items()
-    }
+    people: dict[str, dict[str, list[str]]] = {}
+    for side, of in judged.items():
+        answered = {name: [id for id in ids if id in heard] for name, ids in of.items()}
+        left_out[side] |= {ids[0]: ALONE for ids in answered.values() if len(ids) == 1}
+        people[side] = {name: ids for name, ids in answered.items() if len(ids) > 1}
     for side, of in people.items():
         if len(of) < 2:
             raise UserError(f"{side.rstrip('/')}: fewer than two speakers with two usable utterances")
@@ -331,49 +342,16 @@ def _attacked(
     settings: GivenMembership,
     protocol: str,
 ) -> Reading:
-    primary = frame_attacks()[settings.attacks[0]].statistic
-    ids = [id for of in people.values() for mine in of.values() for id in mine]
-
-    def audited(name: str, unit: str, score: Score) -> SwappedAudit:
-        groups = units_of(ids, held.speakers, unit)
-        rows = Rows()
-        roles = np.array([mine[0].startswith(MEMBERS) for mine in groups.values()])
-        rows.add(score(0, groups), roles, list(groups), [held.speakers[mine[0]] for mine in groups.values()], 0)
-        return rows.audit(name, unit, settings.confidence)
-
-    target = looks["target"]
-    seconds = {id: inputs.seconds or held.seconds(id) for id in ids}
-    random = [look for name, look in looks.items() if name.startswith("random")]
-    audits: dict[tuple[str, str], SwappedAudit] = {}
-    blind: dict[tuple[str, str], SwappedAudit] = {}
-    layers: dict[tuple[str, str, int], SwappedAudit] = {}
-    details: dict[tuple[str, str], Mapping[str, Any]] = {}
-    for unit in UNITS:
-
-        def under(look: Look, layer: int = settings.layer, what: str = primary, unit: str = unit) -> Score:
-            return lambda _, groups: statistic(what, look, groups, unit, layer)
-
-        def lasting(_: int, groups: Units) -> Floats:
-            return np.array([np.mean([seconds[id] for id in mine]) for mine in groups.values()])
-
-        def untold(_: int, groups: Units, unit: str = unit) -> Floats:
-            return standardised_mean([statistic(primary, look, groups, unit, settings.layer) for look in random])
-
-        audits |= {(name, unit): audited(name, unit, under(target, what=name)) for name in settings.attacks}
-        found = {"duration": lasting, "log-mel-frames": under(looks["log-mel"], -1)}
-        if random:
-            found["random-encoder"] = untold
-            each = [audited("random-encoder", unit, under(look)).auc().value or 0.0 for look in random]
-            spread = {"networks": len(each), "lowest_network": min(each), "highest_network": max(each)}
-            details["random-encoder", unit] = spread
-        if "other" in looks:
-            found["wrong-encoder"] = under(looks["other"])
-        if unit == "speaker":
-            found["log-mel-classifier"] = lambda _, groups: _told_by_log_mel(looks["log-mel"], groups, settings.seed)
-        blind |= {(name, unit): audited(name, unit, score) for name, score in found.items()}
-        if "basic" in settings.attacks and target.basic.shape[1] > 1 and protocol != AS_PUBLISHED:
-            for number in range(target.basic.shape[1]):
-                layers["basic", unit, number] = audited("basic", unit, under(target, number, "basic"))
+    flat = {side: tuple(id for ids in of.values() for id in ids) for side, of in people.items()}
+    seen = Seen(
+        EncoderDesign("speaker", (), (PretrainedHalf(0, flat[MEMBERS], flat[NONMEMBERS]),)),
+        held.speakers,
+        {id: inputs.seconds or held.seconds(id) for ids in flat.values() for id in ids},
+        [looks["target"]],
+        looks["log-mel"],
+        [look for name, look in looks.items() if name.startswith("random")],
+        [looks["other"]] if "other" in looks else [],
+    )
     shared: dict[str, Any] = {
         "target": settings.name,
         "protocol": protocol,
@@ -385,7 +363,21 @@ def _attacked(
             **({"backwards": True} if settings.backwards else {}),
         },
     }
-    return Reading(audits, blind, layers, shared, details)
+    return read(
+        seen,
+        settings.attacks,
+        UNITS,
+        settings.layer,
+        settings.confidence,
+        shared,
+        controlled=len(settings.attacks),
+        sweep=protocol != AS_PUBLISHED,
+        further={
+            ("log-mel-classifier", "speaker"): lambda _, groups: _told_by_log_mel(
+                looks["log-mel"], groups, settings.seed
+            )
+        },
+    )
 
 
 def _told_by_log_mel(look: Look, groups: Mapping[str, Sequence[str]], seed: int) -> Floats:

@@ -14,46 +14,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.ssl.attacks import UNITS, FrameAttack, frame_attacks, statistic
+from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks
 from fl_privacy.attacks.membership.ssl.design import EncoderDesign, encoder_design
 from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
-from fl_privacy.audit import SwappedAudit
-from fl_privacy.corpora import AudioError
+from fl_privacy.audit.reading import SWAPPED
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_recognisers import Source
-from fl_privacy.sims.ssl_encoders import (
-    LOG_MEL,
-    PRETRAINED,
-    RANDOM,
-    EncoderJob,
+from fl_privacy.sims.ssl_encoders import LOG_MEL, PRETRAINED, RANDOM, EncoderJob, facts_file, look_through_encoders
+from fl_privacy.sims.ssl_reading import Seen, read
+from fl_privacy.sims.ssl_recordings import (
+    ALONE,
+    HEARD,
     Inputs,
     Recordings,
-    facts_file,
-    look_through_encoders,
+    heard_alone,
     recordings,
-    trains,
+    too_short,
+    usable_utterances,
 )
-from fl_privacy.sims.ssl_result import Reading, Rows, standardised_mean
+from fl_privacy.sims.ssl_result import Reading
 from fl_privacy.sims.stages import RunFolder
 
 if TYPE_CHECKING:
     from fl_privacy.training.pretraining import Pretraining
 
-Floats = NDArray[np.float64]
+_SMALLEST_POOL = 4
+"""Speakers; see `fl_privacy.attacks.membership.protocol.swap_design`."""
 
 _WHOLE_MASKS = 2
 """For the loss of a whole utterance, which has more masked frames than a crop."""
-
-HEARD = " (pre-training hears it, no attack is sent it)"
-"""Follows the reason why a recording is left out of the attacks alone."""
-
-Units = Mapping[str, Sequence[str]]
-"""The utterances of each speaker or utterance that is attacked."""
-Score = Callable[[int, Units], Floats]
-"""Scores of units before a target, by its number."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +182,8 @@ def attack_encoders(
     sources = (settings.source,)
     recordings.cache_clear()  # files may have changed since another run of this process
     held = recordings(sources)
-    usable, left_out = usable_utterances(held, settings.inputs, least=2)
+    usable, left_out = usable_utterances(held, settings.inputs)
+    _check_speakers(held, usable, left_out, settings)
     short = heard_alone(held, usable, left_out)
     design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed, short)
     left_out |= {id: left_out[id] + HEARD for half in design.encoders for id in half.unsent}
@@ -245,7 +237,16 @@ def attack_encoders(
     log_mel = Look.read(untrained / "log-mel.npz")
     judged, refused = answered_by_all(design, held.speakers, [*looks[0], *looks[1], log_mel])
     left_out |= refused
-    reading = read_swapped(settings, judged, held, looks[0], looks[1], log_mel)
+    seen = Seen(
+        judged,
+        held.speakers,
+        {id: held.seconds(id) for id in candidates},
+        looks[0],
+        log_mel,
+        looks[1],
+        [looks[0][design.wrong_target(target)] for target in range(len(looks[0]))],
+    )
+    reading = read(seen, settings.attacks, settings.units, settings.layer, settings.confidence, _shared(settings))
     records = tuple(
         json.loads(facts_file(trained / f"encoder-{n:02d}.npz").read_text(encoding="utf-8"))
         for n in range(len(design.encoders))
@@ -255,10 +256,23 @@ def attack_encoders(
     return SslMembershipResult(reading, utility, left_out, queries, settings, records)
 
 
+def _check_speakers(
+    held: Recordings, usable: Mapping[str, Sequence[str]], left_out: Mapping[str, str], settings: SslMembership
+) -> None:
+    needed = settings.auxiliary + 2 * _SMALLEST_POOL
+    if len(usable) < needed:
+        people, short = len(set(held.speakers.values())), too_short(left_out, settings.inputs)
+        raise UserError(
+            f"private: {len(usable)} of {people} speakers have two usable recordings{short}; {needed} are needed: "
+            f"protocol.auxiliary = {settings.auxiliary} who train nothing, and two pools of {_SMALLEST_POOL}. "
+            f"{'Lower protocol.seconds or' if short else 'Lower'} protocol.auxiliary, or give more speakers"
+        )
+
+
 def answered_by_all(
     design: EncoderDesign, speakers: Mapping[str, str], looks: Sequence[Look]
 ) -> tuple[EncoderDesign, dict[str, str]]:
-    """Return a design without the utterances that an encoder refused, and what these are and why.
+    """Return a design without the utterances that an encoder refused, and what is left out and why.
 
     Parameters
     ----------
@@ -267,167 +281,29 @@ def answered_by_all(
         Of each utterance.
     looks : sequence of Look
     """
-    refused = {id: reason for look in looks for id, reason in look.left_out.items()}
+    lost = {id: reason for look in looks for id, reason in look.left_out.items()}
+    if design.split == "speaker":
+        asked = {id for half in design.encoders for id in half.members} - lost.keys()
+        counts = Counter(speakers[id] for id in asked)
+        lost |= {id: ALONE for id in sorted(asked) if counts[speakers[id]] == 1}
 
     def kept(ids: Sequence[str]) -> tuple[str, ...]:
-        left = [id for id in ids if id not in refused]
-        counts = Counter(speakers[id] for id in left)
-        return tuple(id for id in left if design.split == "utterance" or counts[speakers[id]] > 1)
+        return tuple(id for id in ids if id not in lost)
 
     halves = [replace(half, members=kept(half.members), nonmembers=kept(half.nonmembers)) for half in design.encoders]
-    return replace(design, encoders=tuple(halves)), refused
+    return replace(design, encoders=tuple(halves)), lost
 
 
-def usable_utterances(
-    held: Recordings, inputs: Inputs, least: int, *, decode: bool = True, side: str = ""
-) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """Return the ids of each speaker's usable utterances, and of the others why they are left out.
-
-    Parameters
-    ----------
-    held : Recordings
-    inputs : Inputs
-    least : int
-        Utterances that a speaker has to have.
-    decode : bool
-        Look at the samples; else at the durations that files tell.
-    side : str
-        Only of ids that begin so.
-    """
-    found: dict[str, list[str]] = {}
-    left_out: dict[str, str] = {}
-    for id in [id for id in held if id.startswith(side)]:
-        try:
-            if decode:
-                inputs.of(held.wave(id))
-            elif held.seconds(id) < inputs.seconds:
-                raise AudioError(f"shorter than {inputs.seconds:g} s")
-        except AudioError as error:
-            left_out[id] = str(error)
-        else:
-            found.setdefault(held.speakers[id], []).append(id)
-    for name in [name for name, ids in found.items() if len(ids) < least]:
-        left_out |= dict.fromkeys(found.pop(name), f"fewer than {least} usable utterances of the speaker")
-    return found, left_out
-
-
-def heard_alone(
-    held: Recordings, usable: Mapping[str, Sequence[str]], left_out: Mapping[str, str]
-) -> dict[str, list[str]]:
-    """Return, of usable speakers, the recordings that can pre-train an encoder but are too short to be sent.
-
-    Parameters
-    ----------
-    held : Recordings
-    usable : mapping of str to sequence of str
-        By speaker, what can be sent.
-    left_out : mapping of str to str
-        What cannot.
-    """
-    found: dict[str, list[str]] = {}
-    for id in left_out:
-        if held.speakers[id] not in usable:
-            continue
-        try:
-            wave = held.wave(id)
-        except AudioError:
-            continue
-        if trains(wave):
-            found.setdefault(held.speakers[id], []).append(id)
-    return found
-
-
-def read_swapped(
-    settings: SslMembership,
-    design: EncoderDesign,
-    held: Recordings,
-    looks: Sequence[Look],
-    untrained: Sequence[Look],
-    log_mel: Look,
-) -> Reading:
-    """Attack every encoder of a design, and hold the attacks against controls on the same rows.
-
-    Parameters
-    ----------
-    settings : SslMembership
-    design : EncoderDesign
-    held : Recordings
-    looks : sequence of Look
-        Of each encoder.
-    untrained : sequence of Look
-        Of networks that were never trained.
-    log_mel : Look
-        Of log-mel frames.
-    """
-    known = frame_attacks()
-    primary = known[settings.attacks[0]]
-    same = primary.statistic if not primary.grey_box else "basic"
-
-    def gathered(name: str, unit: str, score: Score) -> SwappedAudit:
-        rows = Rows()
-        for target, half in enumerate(design.encoders):
-            members = frozenset(half.members)
-            groups = units_of([*half.members, *half.nonmembers], held.speakers, unit)
-            speakers = [held.speakers[ids[0]] for ids in groups.values()]
-            roles = np.array([ids[0] in members for ids in groups.values()])
-            rows.add(score(target, groups), roles, list(groups), speakers, target)
-        return rows.audit(name, unit, settings.confidence)
-
-    def attacked(attack: FrameAttack, unit: str, layer: int) -> Score:
-        def score(target: int, groups: Units) -> Floats:
-            references = [looks[number] for number in design.references(target)]
-            return attack.scores(looks[target], references, groups, unit, layer)
-
-        return score
-
-    audits = {
-        (name, unit): gathered(name, unit, attacked(known[name], unit, settings.layer))
-        for name in settings.attacks
-        for unit in settings.units
-    }
-    swept = [name for name in settings.attacks if known[name].statistic == "basic"]
-    layers: dict[tuple[str, str, int], SwappedAudit] = {
-        (name, unit, layer): gathered(name, unit, attacked(known[name], unit, layer))
-        for name in swept
-        for unit in settings.units
-        for layer in range(looks[0].basic.shape[1])
-        if looks[0].basic.shape[1] > 1
-    }
-    blind: dict[tuple[str, str], SwappedAudit] = {}
-    details: dict[tuple[str, str], Mapping[str, Any]] = {}
-    seconds = {id: held.seconds(id) for half in design.encoders for id in half.members}
-    for unit in settings.units:
-
-        def under(look: Look, layer: int = settings.layer, unit: str = unit) -> Score:
-            return lambda target, groups: statistic(same, look, groups, unit, layer)
-
-        def untold(target: int, groups: Units, unit: str = unit) -> Floats:
-            return standardised_mean([statistic(same, look, groups, unit, settings.layer) for look in untrained])
-
-        def elsewhere(target: int, groups: Units, unit: str = unit) -> Floats:
-            other = looks[design.wrong_target(target)]
-            return statistic(primary.statistic, other, groups, unit, settings.layer)
-
-        def lasting(target: int, groups: Units) -> Floats:
-            return np.array([np.mean([seconds[id] for id in ids]) for ids in groups.values()])
-
-        found: dict[str, Score] = {
-            "duration": lasting,
-            "log-mel-frames": under(log_mel, layer=-1),
-            "random-encoder": untold,
-            "wrong-encoder": elsewhere,
-        }
-        blind |= {(name, unit): gathered(name, unit, score) for name, score in found.items()}
-        each = [gathered("random-encoder", unit, under(look)).auc().value or 0.0 for look in untrained]
-        spread = {"networks": len(each), "lowest_network": min(each), "highest_network": max(each)}
-        details["random-encoder", unit] = spread
-    shared = {
+def _shared(settings: SslMembership) -> dict[str, Any]:
+    """Return what every claim says of the run."""
+    private = settings.training.dp is not None
+    return {
         "target": settings.training.model,
-        "protocol": "swapped roles",
+        "protocol": SWAPPED,
         "seeds": (settings.seed,),
-        "defense": "dp-sgd" if settings.training.dp is not None else None,
+        "defense": "dp-sgd" if private else None,
         # References of calibrated attacks are trained as the target is.
-        "attacker": "adaptive" if settings.training.dp is not None else None,
+        "attacker": "adaptive" if private else None,
         "conditions": {
             "private": settings.source.corpus,
             "split": settings.split,
@@ -435,17 +311,6 @@ def read_swapped(
             "steps": settings.training.steps,
         },
     }
-    return Reading(audits, blind, layers, shared, details)
-
-
-def units_of(ids: Sequence[str], speakers: Mapping[str, str], unit: str) -> dict[str, tuple[str, ...]]:
-    """Return the utterances of each unit: one each, or all of a speaker's."""
-    if unit == "utterance":
-        return {id: (id,) for id in ids}
-    found: dict[str, list[str]] = {}
-    for id in ids:
-        found.setdefault(speakers[id], []).append(id)
-    return {name: tuple(mine) for name, mine in found.items()}
 
 
 def _utility(
@@ -473,8 +338,3 @@ def _utility(
             ]
             found[name] = float(np.mean(means))
     return found
-
-
-def source_of(corpus: str, root: str | None, options: Mapping[str, Any], side: str = "") -> Source:
-    """Return where a corpus is."""
-    return Source(corpus, root, json.dumps(dict(options), sort_keys=True), side)

@@ -15,10 +15,11 @@ from fl_privacy.config import Speech, SslMembershipFile, refuse_sweep
 from fl_privacy.report import write_report
 from fl_privacy.sims.membership_recipe import facts_of
 from fl_privacy.sims.progress import Progress
-from fl_privacy.sims.ssl_encoders import GivenEncoder, Inputs
+from fl_privacy.sims.ssl_encoders import GivenEncoder
 from fl_privacy.sims.ssl_evidence import save_evidence
 from fl_privacy.sims.ssl_given import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership, attack_given_encoder
-from fl_privacy.sims.ssl_membership import SslMembership, SslMembershipResult, attack_encoders, source_of
+from fl_privacy.sims.ssl_membership import SslMembership, SslMembershipResult, attack_encoders
+from fl_privacy.sims.ssl_recordings import Inputs, source_of
 from fl_privacy.sims.ssl_result import scores_csv
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.updates import ThreatModel

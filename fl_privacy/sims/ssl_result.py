@@ -22,6 +22,11 @@ BLIND = ("duration", "log-mel-frames", "random-encoder", "wrong-encoder", "log-m
 """Controls that never look at what pre-training did with the candidates."""
 
 
+def through(control: str, attack: str) -> str:
+    """Return the name of a control that stands beside an attack other than the primary one, with its statistic."""
+    return f"{control} ({attack})"
+
+
 @dataclass(frozen=True)
 class Reading:
     """Attacks and controls on the same rows, by one protocol.
@@ -31,7 +36,8 @@ class Reading:
     audits : mapping of (str, str) to SwappedAudit
         By attack, the primary one first, and unit.
     blind : mapping of (str, str) to SwappedAudit
-        By control out of `BLIND`, and unit.
+        By control out of `BLIND` and unit; those with the statistic of another attack than the primary one are named
+        by `through`.
     layers : mapping of (str, str, int) to SwappedAudit
         By attack, unit and layer: a sweep.
     shared : mapping
@@ -54,15 +60,20 @@ class Reading:
         """The attack that is named first."""
         return next(iter(self.audits))[0]
 
-    def best_blind(self, unit: str) -> str:
-        """The control with the highest AUC; "chance" where none exceeds one half."""
-        found = {name: audit.auc().value or 0.0 for (name, of), audit in self.blind.items() if of == unit}
+    def best_blind(self, attack: str, unit: str) -> str:
+        """The control with the highest AUC of those that stand beside an attack; "chance" where none exceeds one half.
+
+        A control with the attack's own statistic takes the place of the primary one's.
+        """
+        beside = {name: through(name, attack) for name in BLIND}
+        names = [own if (own, unit) in self.blind else name for name, own in beside.items()]
+        found = {name: self.blind[name, unit].auc().value or 0.0 for name in names if (name, unit) in self.blind}
         best = max(found, key=lambda name: found[name], default="chance")
         return best if found.get(best, 0.0) > 0.5 else "chance"
 
     def over_blind(self, attack: str, unit: str) -> tuple[Estimate, str]:
         """AUC of an attack less that of the best blind control, paired over speakers; and which that is."""
-        audit, best = self.audits[attack, unit], self.best_blind(unit)
+        audit, best = self.audits[attack, unit], self.best_blind(attack, unit)
         return (audit.over_chance() if best == "chance" else audit.difference(self.blind[best, unit])), best
 
     def claims(self) -> list[Claim]:
@@ -120,7 +131,9 @@ class Reading:
             # What one target alone would have shown: how far a design that swaps nothing may be off.
             conditions |= {"lowest_target": min(each), "highest_target": max(each)}
         shared = {**self.shared, "conditions": conditions}
-        return [Control(**vars(c), control=name, of=self.primary) for c in audit.claims(**shared) if c.metric == "auc"]
+        attacks = dict.fromkeys(attack for attack, _ in self.audits)
+        of = next((attack for attack in attacks if name.endswith(through("", attack))), self.primary)
+        return [Control(**vars(c), control=name, of=of) for c in audit.claims(**shared) if c.metric == "auc"]
 
     def rows(self) -> list[list[Any]]:
         """The scores of every unit before every target."""

@@ -8,12 +8,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from fl_privacy.training._pretraining_steps import Run
 from fl_privacy.training.accounting import Ledger, noise_multiplier_for
-from fl_privacy.training.pretraining import _Run
 from fl_privacy.training.private import DPSGD, PrivateGradients, poisson, replaced, sample_rate
 
 
-class PrivateRun(_Run):
+class PrivateRun(Run):
     """Steps of private training: each utterance is drawn by itself and gives one crop at most."""
 
     def prepare(self) -> None:

@@ -16,7 +16,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.published.compare import comparison
 from fl_privacy.report.run import Run
 from fl_privacy.sims.run import recipe_of, run
-from fl_privacy.sims.ssl_membership import HEARD
+from fl_privacy.sims.ssl_recordings import HEARD
 from fl_privacy.sims.sweep import sweep
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}

@@ -20,12 +20,12 @@ from fl_privacy.training.pretraining import (
     DPPretraining,
     Pretraining,
     encoder_of,
-    learning_rate,
     pretrain,
     pretraining_losses,
     published,
     save_module,
 )
+from fl_privacy.training.pretraining_settings import learning_rate
 
 RNG = np.random.default_rng(0)
 WAVES = [
