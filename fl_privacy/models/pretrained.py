@@ -67,6 +67,11 @@ def load_module(path: Path, kind: str | None = None) -> Module:
     """
     who = f"frame encoder {kind or 'of ours'}"
     held = read_checkpoint(path, who)
+    if isinstance(held, Mapping) and "pretraining" in held:
+        raise UserError(
+            f"{who}: {path} is a pre-training under way (step {held.get('step')}): give what it ends in, the file of "
+            "save_module"
+        )
     if not isinstance(held, Mapping) or held.get("format") != 1 or "state" not in held or "model" not in held:
         first = f"its first key is {next(iter(held), None)!r}" if isinstance(held, Mapping) else "it holds no table"
         raise UserError(

@@ -87,7 +87,7 @@ class EncoderJob:
     file : str
         Where what is seen goes; a job whose file is there is done.
     checkpoint : str or None
-        Where the weights of a pre-trained encoder go.
+        Where a pre-trained encoder goes, as `fl_privacy.training.pretraining.save_module` writes it.
     """
 
     kind: str
@@ -158,19 +158,30 @@ def _made(job: EncoderJob, held: Recordings, told: Told) -> tuple[Encode, Module
     if job.kind == LOG_MEL:
         return frames.log_mel_encoder().all_layers, None
     if job.kind == PRETRAINED:
-        from fl_privacy.training import pretraining
-
-        assert job.training is not None
-        waves = [_turned(held.wave(id), job.backwards) for id in job.members]
-        file = None if job.checkpoint is None else Path(job.checkpoint)
-        names = [held.speakers[id] for id in job.members]
-        module = pretraining.pretrain(waves, names, job.training, job.seed, checkpoint=file, told=told)
+        module = _pretrained(job, held, told)
         return frames.encoder_of(module).all_layers, module
     if job.kind == RANDOM and job.training is not None:
         untrained = frames.untrained_frame_encoder(job.training.model, job.seed, size=job.training.size)
         return untrained.all_layers, None
     assert job.given is not None
     return given_encoder(job.given, job.seed if job.kind == RANDOM else None).all_layers, None
+
+
+def _pretrained(job: EncoderJob, held: Recordings, told: Told) -> Module:
+    from fl_privacy.training import pretraining
+
+    assert job.training is not None
+    assert job.checkpoint is not None
+    done = Path(job.checkpoint)
+    if done.exists():  # killed while it was asked
+        return pretraining.load_module(done, job.training.model)
+    waves = [_turned(held.wave(id), job.backwards) for id in job.members]
+    names = [held.speakers[id] for id in job.members]
+    under_way = done.with_suffix(".training")
+    module = pretraining.pretrain(waves, names, job.training, job.seed, checkpoint=under_way, told=told)
+    pretraining.save_module(module, done)
+    under_way.unlink()
+    return module
 
 
 def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:

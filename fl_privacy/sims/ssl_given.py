@@ -43,6 +43,9 @@ Floats = NDArray[np.float64]
 
 MEMBERS, NONMEMBERS, AUXILIARY = "members/", "nonmembers/", "auxiliary/"
 
+UNPAIRED = "no recording of the other side lasts as long"
+"""Why a recording is left out where members and non-members are paired by duration."""
+
 
 @dataclass(frozen=True)
 class GivenMembership:
@@ -262,7 +265,7 @@ def _matched(
     found = {}
     for side, numbers in zip((MEMBERS, NONMEMBERS), kept, strict=True):
         chosen = {flat[side][number] for number in numbers}
-        left_out[side] |= {id: "without a counterpart of its length" for id in flat[side] if id not in chosen}
+        left_out[side] |= {id: UNPAIRED for id in flat[side] if id not in chosen}
         people = {name: [id for id in ids if id in chosen] for name, ids in judged[side].items()}
         left_out[side] |= {ids[0]: ALONE for ids in people.values() if len(ids) == 1}
         found[side] = {name: ids for name, ids in people.items() if len(ids) > 1}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fl_privacy.errors import UserError
 from fl_privacy.models.checkpoints import read_checkpoint
+from fl_privacy.models.cpc import CPCSize
 from fl_privacy.models.frames import (
     FrameEncoder,
     encoder_of,
@@ -24,6 +25,7 @@ from fl_privacy.models.frames import (
 )
 from fl_privacy.models.pretrained import load_module, make_module, save_module
 from fl_privacy.models.torchaudio_ssl import BUNDLES
+from fl_privacy.training.pretraining import Pretraining, pretrain
 
 SIZES: dict[str, Any] = {
     "extractor_mode": "group_norm",
@@ -230,6 +232,9 @@ def test_what_is_no_such_encoder_is_refused_and_the_first_difference_named(tmp_p
     with pytest.raises(UserError, match="was not written by .*its first key is 'feature_extractor"):
         load_frame_encoder(path, "tera")
     save_module(make_module("cpc"), tmp_path / "own.pt")
+    pretrain([wave(4000)] * 2, ["a", "b"], Pretraining("cpc", CPCSize(4), 1, 2), 1, checkpoint=tmp_path / "half.pt")
+    with pytest.raises(UserError, match=r"half.pt is a pre-training under way \(step 1\): give what it ends in"):
+        load_frame_encoder(tmp_path / "half.pt", "cpc")
     with pytest.raises(UserError, match="holds a cpc; give architecture = 'cpc'"):
         load_frame_encoder(tmp_path / "own.pt", "tera")
     with pytest.raises(UserError, match="something other than named arrays"):

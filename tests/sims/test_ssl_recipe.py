@@ -11,12 +11,17 @@ import pytest
 import soundfile
 from sklearn.metrics import roc_auc_score
 
+from fl_privacy.attacks.membership.ssl.design import encoder_design
+from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.config import ConfigError, load_any, presets
 from fl_privacy.errors import UserError
+from fl_privacy.models.frames import load_frame_encoder
 from fl_privacy.published.compare import comparison
 from fl_privacy.report.run import Run
 from fl_privacy.sims.run import recipe_of, run
-from fl_privacy.sims.ssl_recordings import HEARD
+from fl_privacy.sims.ssl_given import UNPAIRED
+from fl_privacy.sims.ssl_membership import answered_by_all
+from fl_privacy.sims.ssl_recordings import ALONE, HEARD
 from fl_privacy.sims.sweep import sweep
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
@@ -111,6 +116,65 @@ def test_encoders_of_a_file_are_pretrained_attacked_and_reported(folder, tmp_pat
     assert {path: path.stat().st_mtime_ns for path in looks} == before and len(before) == 4 + 3, (
         "nothing is trained again"
     )
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_run_that_was_killed_in_the_midst_of_an_encoder_ends_as_if_nothing_had_been(folder, tmp_path: Path):
+    content = swapped(folder, steps=210)
+    whole = run(content, out=tmp_path / "whole")
+    told: list[int] = []
+
+    def killer(what: str, done: int, total: int) -> None:
+        told.append(done)
+        if len(told) == 415:  # of the second encoder, 5 steps behind its checkpoint
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(content, out=tmp_path / "killed", progress=killer)
+    left = {path.name for path in (tmp_path / "killed" / "encoders").iterdir()}
+    assert left >= {"encoder-00.npz", "encoder-00.pt", "encoder-01.training"} and "encoder-01.npz" not in left
+    told.clear()
+    again = run(content, out=tmp_path / "killed", progress=lambda what, done, total: told.append(done))
+    assert len(told) == 10 + 2 * 210, "the first encoder is there, the second goes on from its 200th step"
+    for name in ("result.json", "scores.csv"):
+        assert (again / name).read_bytes() == (whole / name).read_bytes()
+    assert not list((again / "encoders").glob("*.training"))
+    # What a run pre-trained is a target like any other.
+    encoder = load_frame_encoder(again / "encoders" / "encoder-03.pt", "tera")
+    assert (encoder.dim, encoder.layers) == (8, 2)
+
+
+def test_recordings_that_are_too_short_are_named_where_too_few_speakers_are_left(folder, tmp_path: Path):
+    content = swapped(folder)
+    content["protocol"] |= {"seconds": 2.0}
+    short = r"0 of 13 speakers have two usable recordings \(5\d recordings are shorter than protocol.seconds = 2; 0 sends all"
+    with pytest.raises(
+        UserError, match=rf"private: {short}\); 12 are needed: protocol.auxiliary = 4 who train nothing"
+    ):
+        run(content, out=tmp_path / "run")
+    content["protocol"] |= {"seconds": 0.4, "auxiliary": 5}
+    with pytest.raises(
+        UserError, match=r"13 are needed: protocol.auxiliary = 5 .*[Ll]ower .*protocol.auxiliary, or give"
+    ):
+        run(content, out=tmp_path / "run2")
+
+
+def test_what_an_encoder_refuses_is_left_out_with_what_then_stands_alone():
+    design = encoder_design({f"p{n}": [f"p{n}-a", f"p{n}-b"] for n in range(12)}, "speaker", 4, 1, 0)
+    ids = [id for half in design.encoders for id in half.members]
+    speakers = {id: id.split("-")[0] for id in ids}
+    here, there = design.encoders[0].members[0], design.encoders[2].members[1]
+    empty = np.zeros((0, 1))
+    look = Look((), empty, empty[:, :, None], empty[:, 0], empty, empty[:, 0], empty[:, 0], {here: "NaN", there: "NaN"})
+    judged, lost = answered_by_all(design, speakers, [look])
+    twins = {here: here[:-1] + "b", there: there[:-1] + "a"}
+    assert lost == {here: "NaN", there: "NaN"} | dict.fromkeys(twins.values(), ALONE)
+    gone = {*lost}
+    for before, after in zip(design.encoders, judged.encoders, strict=True):
+        assert {*after.members} == {*before.members} - gone and {*after.nonmembers} == {*before.nonmembers} - gone
 
 
 def test_a_split_by_utterance_and_private_pretraining(folder, tmp_path: Path):
@@ -239,6 +303,23 @@ def test_an_encoder_that_is_there_is_read_as_published_and_controlled(librispeec
     assert over["value"] == pytest.approx(
         found["one encoder", "basic", "speaker", "auc"]["value"] - blind.get(("one encoder", best, "speaker"), 0.5)
     )
+    # Every attack is held against what never asks the encoder, by the same attack.
+    for protocol in ("one encoder", "as-published"):
+        assert (
+            blind[protocol, "log-mel-frames", "utterance"] != blind[protocol, "log-mel-frames (improved)", "utterance"]
+        )
+    (own,) = [
+        c
+        for c in result["controls"]
+        if (c["control"], c["unit"], c["protocol"]) == ("log-mel-frames (improved)", "utterance", "one encoder")
+    ]
+    assert own["of"] == "improved"
+    over = found["one encoder", "improved", "utterance", "auc_over_best_blind"]
+    beside = ("duration", "log-mel-frames (improved)")
+    best = max(beside, key=lambda name: blind["one encoder", name, "utterance"])
+    top = blind["one encoder", best, "utterance"]
+    assert over["conditions"]["best_blind"] == (best if top > 0.5 else "chance")
+    assert over["value"] == pytest.approx(found["one encoder", "improved", "utterance", "auc"]["value"] - max(top, 0.5))
     lost = result["corpora"]["private"][1]["left_out"]
     assert lost == {"shorter than 0.4 s": 1, "silence": 1}
     report = (out / "report.html").read_text()
@@ -275,7 +356,17 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
         ({"target": {"architecture": "hubert_base", "checkpoint": "/nowhere.pt"}}, "/nowhere.pt"),
         ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
         ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
-        ({"protocol": {"name": "tseng2022", "seconds": 5.0}}, "usable"),
+        (
+            {"protocol": {"name": "tseng2022", "seconds": 0.85}},
+            (
+                r"nonmembers: 0 speakers with two usable recordings \(50 recordings are shorter than protocol.seconds = 0.85; "
+                r"0 sends all\); half of them are the attacker's own, who needs four: give 8 or more, or \[auxiliary\]"
+            ),
+        ),
+        (
+            {"protocol": {"name": "tseng2022", "seconds": 5.0}},
+            r"members: 0 speakers with two usable recordings \(33 recordings are shorter than protocol.seconds = 5",
+        ),
         ({"protocol": {"name": "tseng2022", "seconds": 0, "match_seconds": 0.01}}, "last equally long, to 0.01 s"),
         ({"target": {"encoder": f"{__name__}:tell_tale", "layer": 3}}, "has no layer 3; it has 1, counted from 0"),
     ],
@@ -294,6 +385,9 @@ def test_whole_recordings_in_pairs_of_one_length(librispeech, tmp_path: Path):
     assert 8 < claim["n_positive"] <= 24 and 8 < claim["n_negative"] <= 24
     (blind,) = [c for c in result["controls"] if (c["control"], c["unit"]) == ("duration", "utterance")]
     assert blind["value"] == 1.0, "pairs within 0.3 s of recordings that are 0.1 s apart at least"
+    members = result["corpora"]["private"][0]
+    judged = claim["n_positive"] + members["left_out"].get(ALONE, 0) + members["left_out"].get(UNPAIRED, 0)
+    assert judged == 33, "who is left out for want of a counterpart is told"
 
 
 def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):

@@ -100,11 +100,16 @@ class FrameFile:
     Parameters
     ----------
     path : Path
+
+    Raises
+    ------
+    UserError
+        Of `add`, where there is no room for them.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._out = path.open("wb")
+        self._out = path.open("wb", buffering=0)
         self._ends = [0]
         self._dim = 0
 
@@ -112,8 +117,19 @@ class FrameFile:
         """Put the frames (m, q) of a further utterance behind the others."""
         rows = np.ascontiguousarray(frames, dtype=np.float32)
         self._dim = rows.shape[1]
-        self._out.write(rows.tobytes())
+        try:
+            written = self._out.write(rows.data)
+        except OSError as error:
+            raise self._full(error.strerror) from error
+        if written != rows.nbytes:
+            raise self._full("no space left")
         self._ends.append(self._ends[-1] + len(rows))
+
+    def _full(self, why: str | None) -> UserError:
+        return UserError(
+            f"improved attack: frames of the attacker's own utterances find no room in {self._path.parent} ({why}); "
+            "set TMPDIR to a larger place, or ask of fewer utterances"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -123,7 +139,6 @@ class FrameFile:
 
     def __getitem__(self, number: int) -> NDArray[np.float32]:
         """Frames of an utterance, in the order in which they were added."""
-        self._out.flush()
         mapped = np.memmap(self._path, dtype=np.float32, mode="r", shape=(self._ends[-1], self._dim))
         return np.array(mapped[self._ends[number] : self._ends[number + 1]])
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from fl_privacy.attacks.membership.ssl.attacks import FrameAttack, frame_attacks, statistic
 from fl_privacy.attacks.membership.ssl.design import encoder_design
-from fl_privacy.attacks.membership.ssl.look import Look, look_at
+from fl_privacy.attacks.membership.ssl.look import FrameFile, Look, look_at
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.attacks.membership.ssl.scores import speaker_score, utterance_score
 from fl_privacy.audit import SwappedAudit
@@ -70,6 +72,16 @@ def test_what_the_encoder_refuses_is_told_and_harms_nobody_else():
     assert "p5-1" in found.ids and len(found.ids) == 21
     with pytest.raises(UserError, match="answered to no utterance: too short"):
         look_at(two_layers, waves, ["p5-9"], {})
+
+
+def test_frames_that_find_no_room_are_told_with_what_to_do(tmp_path):
+    with FrameFile(tmp_path / "frames") as kept:
+        kept.add(np.ones((2, 3), np.float32))
+        kept.add(np.zeros((4, 3), np.float32)[::2])
+        np.testing.assert_array_equal(kept[0], np.ones((2, 3)))
+        assert kept[1].shape == (2, 3)
+    with FrameFile(Path("/dev/full")) as kept, pytest.raises(UserError, match="find no room in /dev .*set TMPDIR"):
+        kept.add(np.ones((2, 3), np.float32))
 
 
 def test_statistics_of_speakers_and_utterances():
