@@ -108,6 +108,17 @@ def test_labels_that_are_permuted_leave_nothing_of_a_leak() -> None:
     assert all(auc.low <= 0.5 <= auc.high for auc in aucs["permuted"])
 
 
+def test_inputs_of_one_length_tell_nothing_however_many_a_speaker_has() -> None:
+    rng = np.random.default_rng(6)
+    names = list(PEOPLE)
+    members = tuple(id for name in names[:14] for id in PEOPLE[name][:3])
+    others = tuple(id for name in names[14:] for id in PEOPLE[name][:4])
+    design = EncoderDesign("speaker", (), (PretrainedHalf(0, members, others),))
+    seen = Seen(design, SPEAKERS, dict.fromkeys(IDS, 0.4), [seen_by(rng, members, 0.0)], seen_by(rng, (), 0.0))
+    reading = read(seen, ("basic",), UNITS, -1, 0.95, SHARED)
+    assert [reading.blind["duration", unit].auc().value for unit in UNITS] == [0.5, 0.5]
+
+
 @pytest.fixture(scope="module")
 def noises(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings of nothing but noise: what an encoder knows of one it has by heart."""
