@@ -115,7 +115,7 @@ def utility(run: Run) -> Mapping[str, Any]:
     part = run.part("utility")
     error = part.get("sentence_error")
     told = "" if error is None else f"Speaker recognition of unused sentences: error {number(error)} (target)."
-    return {"figure": None, "last": told or None}
+    return {"defense": None, "figure": None, "last": told or None}
 
 
 SECTIONS = (
