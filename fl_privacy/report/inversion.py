@@ -83,7 +83,7 @@ def headline(run: Run) -> Mapping[str, Any]:
     )
     task = (
         f"The attacker reconstructs the voices of {words.count(lead.n_speakers, 'speaker')} from a classifier that "
-        f"knows them, with the attack {lead.attack}. It counts only where a recogniser agrees that took no part in it."
+        f"knows them, with the attack {lead.attack}. It counts only where an independent recogniser agrees."
     )
     measured = [
         (
