@@ -172,7 +172,8 @@ def test_everything_that_is_asked_for_is_pinned() -> None:
     assert required() | required("dev") | required("docs") <= pinned
 
 
-def test_the_citation_names_this_version() -> None:
+def test_the_citation_and_the_changelog_name_this_version() -> None:
     from fl_privacy import __version__
 
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

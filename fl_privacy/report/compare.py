@@ -98,6 +98,7 @@ def headline(runs: Sweep) -> Mapping[str, Any]:
                 "path": cell.path,
                 "task": words.task(run) if run.primary else "",
                 "found": " ".join(measured),
+                "utility": words.utility(run),
                 "kind": verdict.kind,
                 "title": verdict.title,
             }
@@ -111,7 +112,7 @@ def primary(runs: Sweep) -> Mapping[str, Any] | None:
     for metric in dict.fromkeys(cell.run.metric for cell in runs.distinct):
         mine = [cell for cell in runs.distinct if cell.run.metric == metric]
         rows = []
-        for cell in mine:
+        for name, cell in zip(_names(mine), mine, strict=True):
             claim = cell.run.quoted(cell.run.primary)
             blind = cell.run.baseline(cell.run.best_blind, metric)
             bars = [
@@ -119,7 +120,7 @@ def primary(runs: Sweep) -> Mapping[str, Any] | None:
                 for kind, told in (("primary attack", claim), ("best blind baseline", blind))
                 if told is not None and told.value is not None
             ]
-            rows.append((_name(cell), bars))
+            rows.append((name, bars))
         if any(bars for _, bars in rows):
             span = (-1.0, 1.0) if metric in SIGNED else (0.0, 1.0)
             told = "; ".join(f"{name}: {', '.join(words.number(bar.value) for bar in bars)}" for name, bars in rows)
@@ -137,10 +138,13 @@ def primary(runs: Sweep) -> Mapping[str, Any] | None:
     return {"figures": drawn} if drawn else None
 
 
-def _name(cell: Swept) -> str:
-    """Return what tells the run from the others in a line: its settings, or its folder where these are many."""
-    told = ", ".join(in_words(cell.settings))
-    return told if 0 < len(told) <= _LINE else f"\N{HORIZONTAL ELLIPSIS}{cell.path[-_LINE + 1 :]}"
+def _names(cells: Sequence[Swept]) -> list[str]:
+    """Return what tells runs from one another in a line: their settings, or their folders where these are many."""
+    told = [", ".join(in_words(cell.settings)) for cell in cells]
+    if all(0 < len(name) <= _LINE for name in told):
+        return told
+    paths = [cell.path for cell in cells]
+    return [path if len(path) <= _LINE else f"\N{HORIZONTAL ELLIPSIS}{path[-_LINE + 1 :]}" for path in paths]
 
 
 SECTIONS = (

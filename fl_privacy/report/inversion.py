@@ -83,7 +83,7 @@ def headline(run: Run) -> Mapping[str, Any]:
     )
     task = (
         f"The attacker reconstructs the voices of {words.count(lead.n_speakers, 'speaker')} from a classifier that "
-        f"knows them, with the attack {lead.attack}. It counts where a recogniser agrees that the attack never met."
+        f"knows them, with the attack {lead.attack}. It counts only where an independent recogniser agrees."
     )
     measured = [
         (
@@ -115,7 +115,7 @@ def utility(run: Run) -> Mapping[str, Any]:
     part = run.part("utility")
     error = part.get("sentence_error")
     told = "" if error is None else f"Speaker recognition of unused sentences: error {number(error)} (target)."
-    return {"figure": None, "last": told or None}
+    return {"defense": None, "figure": None, "last": told or None}
 
 
 SECTIONS = (

@@ -57,6 +57,7 @@ def recognised(run: Run) -> Mapping[str, Any]:
     lead = primary_claim(run)
     chance = None if lead is None else chance_of(lead)
     after = [f"{judge.capitalize()}: {what}." for judge, what in GIVEN.items() if judge in judges]
+    after.append("FAR: the share of other people who are accepted. EER: where as many own voices are refused.")
     after.append(f"Chance: {number(chance)}. Thresholds were set on real, unused recordings of the same length.")
     return section_content(tables=tables, after=after)
 

@@ -194,8 +194,13 @@ def controls(run: Run) -> Mapping[str, Any] | None:
     }
 
 
-def utility(run: Run) -> Mapping[str, Any] | None:
-    """How good the model is at its own task."""
+def utility(run: Run) -> Mapping[str, Any]:
+    """How good the model is at its own task, under which defense."""
+    claim = run.quoted(run.primary)
+    return {"defense": claim.defense if claim else None, **_utility(run)}
+
+
+def _utility(run: Run) -> Mapping[str, Any]:
     part = run.part("utility")
     if part.get("eer_members") is not None:
         errors = f"members' {words.number(part['eer_members'])}, others' {words.number(part['eer_nonmembers'])}"

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.reading import STATIC, SWAPPED, TITLES, of_two
-from fl_privacy.report.run import PERMUTATIONS, Run
+from fl_privacy.audit.reading import STATIC, SWAPPED, TITLES, main_claims, of_two
+from fl_privacy.report.run import PERMUTATIONS, RATIO, Run
 
 BLIND = {
     "blind-examples": "the number of examples that a client trained on",
@@ -43,6 +43,9 @@ METRICS = {
 
 DECIDING = "permuted-private-labels"
 """The permutation that tests the claim: whether the scores have to do with the private speakers' attribute."""
+
+_HEARD = {1.0: "voices on which the model was trained", 0.0: "other voices of the same people"}
+"""What the attacker has of a speaker who is a member, by the share of it that was trained on."""
 
 SHOWN, NOT_SHOWN, UNRESOLVED = "shown", "not shown", "unresolved"
 
@@ -111,12 +114,12 @@ def task(run: Run) -> str:
     attacker = run.part("threat_model").get("attacker") or "the attacker"
     attribute = (claim.attribute if claim else None) or "the attribute"
     corpus = (claim.conditions.get("private") if claim else None) or ""
-    where = "" if corpus in ("", "folder") else f" of {corpus}"
+    where = "" if corpus in ("", "folder") else f" of the corpus {corpus}"
     people = count(claim.n_speakers if claim else None, "speaker") + where
     values = f" ({run.classes[0]} or {run.classes[1]})" if run.classes else ""
-    defense = (
-        f" The defense is {claim.defense}, which the attacker knows.{_unaware(run)}" if claim and claim.defense else ""
-    )
+    defense = " No defense is on." if run.part("simulation").get("defense") == [] else ""
+    if claim and claim.defense:
+        defense = f" The defense is {claim.defense}, which the attacker knows.{_unaware(run)}"
     what = f"the {attribute}{values} of {people}"
     if attribute == "membership":
         what = f"which of {people} trained the model" + (", utterance by utterance" if run.unit == "utterance" else "")
@@ -130,7 +133,7 @@ def _unaware(run: Run) -> str:
     if claim is None or claim.value is None:
         return ""
     span = interval(claim) or "no interval"
-    return f" Somebody who does not know it has {TITLES[run.metric]} {number(claim.value)} ({span})."
+    return f" An attacker who does not know it has {TITLES[run.metric]} {number(claim.value)} ({span})."
 
 
 def utility(run: Run) -> str:
@@ -168,7 +171,20 @@ def measured(run: Run) -> list[str]:
     people = count(claim.n_speakers, "speaker")
     found = f"{_capital(name)} per {run.unit}: {number(claim.value)}{ends}, over {people}{sizes}."
     meaning = {"auc": _pairs, "uar": _named, "correlation": _guessed}[run.metric]
-    return [found, *meaning(run, claim), *([_swapped(run)] if swapped else [])]
+    return [found, *meaning(run, claim), *_voices(run), *([_swapped(run)] if swapped else [])]
+
+
+def _voices(run: Run) -> list[str]:
+    """Say which voices of a speaker the attacker has, and how it does with the others, where a run has both."""
+    if run.ratio not in _HEARD:
+        return []
+    quoted = (run.primary, run.unit, run.metric)
+    told = {c.conditions.get(RATIO): c for c in main_claims(run.claims) if (c.attack, c.unit, c.metric) == quoted}
+    heard, (unheard,) = _HEARD[run.ratio], _HEARD.keys() - {run.ratio}
+    other = told.get(unheard)
+    if other is None or other.value is None:
+        return []
+    return [f"The attacker has {heard}. With {_HEARD[unheard]} its AUC is {number(other.value)} ({interval(other)})."]
 
 
 def _swapped(run: Run) -> str:

@@ -51,6 +51,7 @@ def test_each_run_has_its_verdict_and_its_claims_under_what_sets_it_apart(write,
     assert "rounds=5" in page.text
     assert "rounds=9" in page.text
     assert "batch_size" not in page.text
+    assert page.text.count("The model at its own task: UAR 0.600.") == 2
     for folder in (one, two):
         claims = json.loads((folder / "result.json").read_text())["claims"]
         auc = next(c for c in claims if (c["attack"], c["metric"], c["unit"]) == ("strong", "auc", "speaker"))

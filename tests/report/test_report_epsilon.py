@@ -73,7 +73,7 @@ def test_a_mechanisms_name_is_text_and_not_markup(page):
     assert "<b>mind</b> this" in found.text
 
 
-def test_the_headline_says_how_somebody_does_who_does_not_know_the_defense(make):
+def test_the_headline_says_how_an_attacker_does_who_does_not_know_the_defense(make):
     run = make(attacks=("strong", "strong:static"))
     result = copy.deepcopy(run.result)
     for claim in result["claims"]:
@@ -81,5 +81,18 @@ def test_the_headline_says_how_somebody_does_who_does_not_know_the_defense(make)
     said = task(Run.of(result, ()))
     static = next(c for c in result["claims"] if c["attack"] == "strong:static" and c["metric"] == "auc")
     assert "The defense is loud, which the attacker knows." in said
-    assert f"Somebody who does not know it has AUC {static['value']:.3f} (" in said
-    assert "defense" not in task(Run.of(run.result, ()))
+    assert f"An attacker who does not know it has AUC {static['value']:.3f} (" in said
+    assert task(Run.of(run.result, ())).endswith("No defense is on.")
+    del result["simulation"]["defense"]  # updates of an app whose defenses nobody told
+    for claim in result["claims"]:
+        claim["defense"] = None
+    assert "defense" not in task(Run.of(result, ()))
+
+
+def test_with_a_defense_a_reader_is_told_how_to_learn_what_it_costs(make):
+    result = copy.deepcopy(make().result)
+    cost = "What it costs is the difference to a run without it"
+    assert cost not in Page(render(result, ())).text
+    for claim in result["claims"]:
+        claim["defense"] = "loud"
+    assert f"This is with the defense (loud). {cost}" in Page(render(result, ())).text

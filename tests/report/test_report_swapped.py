@@ -175,10 +175,24 @@ def test_a_reader_is_told_who_is_judged_before_how_many_models(made):
     page = Page(render(made.result, made.rows)).text
     unit = "utterance" if made.primary.utterances is not None else "speaker"
     assert f"Roles are swapped: {TARGETS} models were attacked, each trained on some of these {unit}s" in page
-    assert f"which of {SPEAKERS} speakers of an4 trained the model" in page
+    assert f"which of {SPEAKERS} speakers of the corpus an4 trained the model" in page
     assert f"one {unit} {'who' if unit == 'speaker' else 'that'} trained the model and one" in page
     assert f"{SPEAKERS} against {SPEAKERS}" not in page, "the same people stand on both sides"
     assert "attacker's labels permuted" not in page, "nobody permuted these"
+
+
+def test_the_headline_tells_voices_that_were_trained_on_from_others():
+    told = of_speakers()
+    other = next(
+        c
+        for c in told.result["claims"]
+        if (c["attack"], c["metric"], c["conditions"].get("r")) == (ATTACKS[0], "auc", 0.0)
+    )
+    said = f"With other voices of the same people its AUC is {other['value']:.3f} ({other['low']:.3f} to"
+    page = Page(render(told.result, told.rows)).text
+    assert f"The attacker has voices on which the model was trained. {said}" in page
+    alone = told.result | {"claims": [c for c in told.result["claims"] if c["conditions"].get("r") != 0.0]}
+    assert "other voices" not in Page(render(alone, told.rows)).text
 
 
 def test_without_a_blind_control_one_half_is_said_to_be_so_by_construction():

@@ -162,7 +162,7 @@ def test_a_recogniser_of_ones_own_is_judged_against_baselines_that_never_ask_it(
     assert result["queries"] >= 13 * 5 + 3 * 6
     report = (folder / "report.html").read_text()
     assert "Scores by speaker" in report and "log-mel-classifier" in report
-    assert "which of 13 speakers trained the model" in report and "speakers of folder" not in report
+    assert "which of 13 speakers trained the model" in report and "of the corpus" not in report
     with (folder / "scores.csv").open() as file:
         assert {row["label"] for row in csv.DictReader(file)} == {"member", "non-member"}
 
