@@ -318,10 +318,13 @@ def report(
 
 @app.command()
 def published(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021 or tseng2022.")],
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="feng2021, tseng2022 or pizzi2023.")],
     results: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN_OR_SWEEP]...", help="Folders of results run with protocol.name=as-published."),
+        typer.Argument(
+            metavar="[RUN_OR_SWEEP]...",
+            help="Folders of runs with protocol.name=as-published; of inversions, any.",
+        ),
     ] = None,
     tables: Annotated[
         list[str] | None, typer.Option("--table", metavar="NAME", help="Only this published table. Repeatable.")

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fl_privacy.errors import UserError
+from fl_privacy.models import _frozen
 
 LEAST_HZ = 50.0
 """Lowest lower edge, and least width, of a band."""
 
 _SLOPE = 0.2  # of the leaky rectifiers
-_EPSILON = 1e-6
+_CACHED = 2**21
+"""Numbers of the first layer that are at work together where nothing is trained: more would leave the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,34 +158,10 @@ class AxisNorm(nn.Module):
 
     def _normalised(self, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
         if not self.gamma.requires_grad:
-            found: Tensor = _FrozenAxisNorm.apply(x, gamma, beta)  # type: ignore[no-untyped-call]
-            return found
+            return _frozen.normalised(x, gamma, beta)
         centred = x - x.mean(dim=-1, keepdim=True)
         std = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) / math.sqrt(x.shape[-1] - 1)
-        return torch.addcmul(beta, gamma, centred / (std + _EPSILON))
-
-
-class _FrozenAxisNorm(torch.autograd.Function):
-    """`AxisNorm` with a gradient by the input alone, written out: a quarter of what automatic differentiation takes."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
-        unit = x - x.mean(dim=-1, keepdim=True)
-        std = torch.linalg.vector_norm(unit, dim=-1, keepdim=True).div_(math.sqrt(x.shape[-1] - 1))
-        scale = (std + _EPSILON).reciprocal_()
-        unit.mul_(scale)
-        ctx.save_for_backward(unit, std, scale, gamma)
-        return torch.addcmul(beta, gamma, unit)
-
-    @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
-        unit, std, scale, gamma = ctx.saved_tensors
-        by_unit = slopes[0] * gamma
-        # The slope of the standard deviation is that of a norm, which counts as zero where all values are the same.
-        along = torch.linalg.vecdot(by_unit, unit).unsqueeze(-1) / ((unit.shape[-1] - 1) * std * scale)
-        along = torch.where(std > 0, along, 0.0)
-        by_unit -= by_unit.mean(dim=-1, keepdim=True)
-        return by_unit.addcmul_(unit, along, value=-1.0).mul_(scale), None, None
+        return torch.addcmul(beta, gamma, centred / (std + _frozen.EPSILON))
 
 
 class SincConv(nn.Module):
@@ -230,20 +208,24 @@ class SincConv(nn.Module):
         """Filter (n, samples); return (n, filters, frames)."""
         if self.stride > 1:
             return _strided(x, self.filters(), self.stride)
-        samples = x.shape[1]
-        # The valid part of a correlation does not see the circle's seam, so that no padding is needed.
-        spectra = torch.fft.rfft(x)[:, None] * self._spectra(samples)
-        found: Tensor = torch.fft.irfft(spectra, samples)[..., : samples - self.length + 1]
-        return found
+        # The valid part does not see the circle's seam, so that no padding is needed.
+        samples, half = x.shape[1], self.length // 2
+        if not self.low.requires_grad:
+            return _frozen.filtered(x, self._frozen_gains(samples), half)
+        found: Tensor = torch.fft.irfft(torch.fft.rfft(x)[:, None] * self._gains(samples), samples)
+        return found[..., half : samples - half]
 
-    def _spectra(self, samples: int) -> Tensor:
-        """Return the conjugate spectra (filters, samples // 2 + 1) of the filters; kept while nothing trains them."""
-        if self.low.requires_grad:
-            trained: Tensor = torch.fft.rfft(self.filters(), samples).conj()
-            return trained
+    def _gains(self, samples: int) -> Tensor:
+        """Return the gains (filters, samples // 2 + 1) at all frequencies; real, since filters are symmetric."""
+        centred = functional.pad(self.filters(), (0, samples - self.length)).roll(-(self.length // 2), dims=1)
+        gains: Tensor = torch.fft.rfft(centred).real
+        return gains
+
+    def _frozen_gains(self, samples: int) -> Tensor:
+        """Return the gains, kept from one call to the next."""
         key = (samples, self.low.device, self.low.dtype, self.low._version, self.band._version)
         if self._kept is None or self._kept[0] != key:
-            self._kept = key, torch.fft.rfft(self.filters(), samples).conj().resolve_conj()
+            self._kept = key, self._gains(samples)
         return self._kept[1]
 
 
@@ -283,16 +265,37 @@ class SincNet(nn.Module):
 
     def dvector(self, frames: Tensor) -> Tensor:
         """Return the last hidden layer (n, dimension) of windows (n, window)."""
-        x = functional.max_pool1d(self.sinc(self.norm_in(frames)).abs(), self.size.pool)
-        x = functional.leaky_relu(self.norms[0](x), _SLOPE)
-        for convolve, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):
-            x = functional.leaky_relu(norm(functional.max_pool1d(convolve(x), self.size.pool)), _SLOPE)
-        x = self.norm_dense(x.flatten(1))
+        parts = torch.split(frames, self._at_once) if self._is_frozen and frames.device.type == "cpu" else (frames,)
+        x: Tensor = self.norm_dense(torch.cat([self._convolved(part) for part in parts]))
         for dense, norm in zip(self.dense, self.dense_norms, strict=True):
             x = functional.leaky_relu(norm(dense(x)), _SLOPE)
             if self.size.dropout:
                 x = functional.dropout(x, self.size.dropout, self.training)
         return x
+
+    def _convolved(self, frames: Tensor) -> Tensor:
+        """Return what the convolutions make of windows (n, window), one row each."""
+        x = functional.leaky_relu(self.norms[0](self._pooled(self.sinc(self.norm_in(frames)), folded=True)), _SLOPE)
+        for convolve, norm in zip(self.convolutions, list(self.norms)[1:], strict=True):
+            x = functional.leaky_relu(norm(self._pooled(convolve(x))), _SLOPE)
+        found: Tensor = x.flatten(1)
+        return found
+
+    def _pooled(self, x: Tensor, folded: bool = False) -> Tensor:
+        if self._is_frozen:
+            return _frozen.peaks(x, self.size.pool, folded=folded)
+        largest: Tensor = functional.max_pool1d(x.abs() if folded else x, self.size.pool)
+        return largest
+
+    @property
+    def _is_frozen(self) -> bool:
+        return not self.norm_in.gamma.requires_grad
+
+    @property
+    def _at_once(self) -> int:
+        """Windows that convolutions hear together: 8 of the published network's."""
+        size = self.size
+        return max(1, _CACHED * size.sinc_stride // (size.sinc_filters * size.window))
 
     def classify(self, dvectors: Tensor) -> Tensor:
         """Return the scores (n, classes), before the softmax, of d-vectors (n, dimension)."""

@@ -111,7 +111,9 @@ def values(study: str, tables: Sequence[str] | None = None) -> tuple[Published, 
         Where there is no such study or table.
     """
     if study not in STUDIES:
-        raise UserError(f"no published study {study!r} in the package; there is: {', '.join((*STUDIES, 'tseng2022'))}")
+        raise UserError(
+            f"no published study {study!r} in the package; there is: {', '.join((*STUDIES, 'tseng2022', 'pizzi2023'))}"
+        )
     return of_tables(study, _read(study), tables)
 
 

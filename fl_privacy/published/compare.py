@@ -13,7 +13,7 @@ from typing import Any
 from fl_privacy.attacks.as_published import LEAKED, PROTOCOL
 from fl_privacy.attacks.files import aligned, read_result
 from fl_privacy.errors import UserError
-from fl_privacy.published import GENERATIONS, STUDIES, Published, membership, values
+from fl_privacy.published import GENERATIONS, STUDIES, Published, membership, pizzi2023, values
 from fl_privacy.published.departures import departures
 
 _QUANTITIES = {"attack_uar": "UAR", "attack_asr": "ASR", "ser_uar": "UAR", "ser_acc": "accuracy"}
@@ -77,11 +77,11 @@ def comparison(
     Parameters
     ----------
     study : str
-        See `fl_privacy.published.STUDIES` and `fl_privacy.published.membership.STUDIES`.
+        See ``STUDIES`` of `fl_privacy.published`, `...membership` and `...pizzi2023`.
     results : sequence of path
         Run folders, or sweep folders: of these, the merged results. Their claims with the protocol "as-published"
         are set beside published numbers of the same private corpus, features, algorithm, layer and dropout; where
-        other settings are not the study's, a note says which.
+        other settings are not the study's, a note says which. Of inversions: run folders of any protocol.
     tables : sequence of str, optional
         Only numbers of these published tables.
     whole : bool
@@ -92,6 +92,11 @@ def comparison(
     UserError
         For an unknown study or table, or results without such claims.
     """
+    if study in pizzi2023.STUDIES:
+        if tables:
+            raise UserError(f"{study}: there is one table; leave out --table")
+        runs = [read_result(file) for path in results for file in _files_of(Path(path))]
+        return pizzi2023.inversion_comparison(study, runs)
     if study in membership.STUDIES:
         of_ours = [result for path in results for result in read_results(Path(path))]
         return membership.membership_comparison(study, of_ours, tables)
@@ -122,20 +127,23 @@ def read_results(path: Path) -> list[Mapping[str, Any]]:
     UserError
         Where there are none.
     """
-    if (path / "sweep.json").is_file():
-        entries = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
-        files = [path / entry["path"] for entry in entries if "seeds" in entry]
-    elif (path / "result.json").is_file():
-        files = [path / "result.json"]
-    else:
-        raise UserError(f"{path} is no run folder and no sweep folder: it has no result.json and no sweep.json")
-    results = [read_result(file) for file in files]
+    results = [read_result(file) for file in _files_of(path)]
     if not any(_claims(result) for result in results):
         raise UserError(
             f"{path} has no claims of the protocol {PROTOCOL!r}: run it with --set protocol.name={PROTOCOL} "
             "(of encoders, with protocol.name=tseng2022)"
         )
     return [result for result in results if _claims(result)]
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return where the results of a run folder, or the merged ones of a sweep folder, stand."""
+    if (path / "sweep.json").is_file():
+        entries = json.loads((path / "sweep.json").read_text(encoding="utf-8"))
+        return [path / entry["path"] for entry in entries if "seeds" in entry]
+    if (path / "result.json").is_file():
+        return [path / "result.json"]
+    raise UserError(f"{path} is no run folder and no sweep folder: it has no result.json and no sweep.json")
 
 
 def _claims(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:

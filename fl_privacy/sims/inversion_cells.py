@@ -52,6 +52,9 @@ READOUTS = {
 }
 """Ways of reading a slid vector."""
 
+_LOUDEST = 1e3
+"""Times full scale: waves beyond it have run off, with steps that were too long."""
+
 RESTARTS = {"grid_any": "any of the attempts", "last_window": "the attempt of the lowest cost"}
 """Ways of reading restarts."""
 
@@ -138,6 +141,19 @@ def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
     return found
 
 
+def check_lengths(cells: Sequence[Cell], window: int) -> None:
+    """Refuse vectors that are shorter than a window of the target.
+
+    Raises
+    ------
+    UserError
+    """
+    for cell in cells:
+        length = cell.attack.length
+        if cell.of_waves and cell.attack.name != "standard" and length < window:
+            raise UserError(f"attack {cell.attack.name!r}: length = {length} is shorter than a window ({window})")
+
+
 @dataclass(frozen=True)
 class CellJob:
     """What a process needs to do a cell.
@@ -192,9 +208,8 @@ def wave_jobs(cell: Cell, classes: int, window: int, speech: Waves, seed: int) -
 
     Sliding and its restarts have the same starts.
     """
+    check_lengths([cell], window)
     least = window if cell.attack.name == "standard" else cell.attack.length
-    if least < window:
-        raise UserError(f"attack {cell.attack.name!r}: length = {least} is shorter than a window ({window})")
     number = list(STARTS).index(cell.start)
     made = make_jobs(
         range(classes), cell.start, least, step_size=cell.step_size, seed=1000 * seed + number, speech=speech
@@ -222,7 +237,7 @@ def _do(job: CellJob, told: Told) -> None:
     classifier = load_classifier(job.target)
     found, attack = _inverted(job, classifier, told), job.cell.attack
     asked = classifier.queries
-    waves = np.stack([one.wave for one in found])
+    waves = np.stack([_audible(one.wave) if job.cell.of_waves else one.wave for one in found])
     starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
     classes = len(classifier.classes)
     arrays: dict[str, NDArray[Any]] = {}
@@ -258,6 +273,13 @@ def _do(job: CellJob, told: Told) -> None:
     with partial.open("wb") as out:
         np.savez(out, allow_pickle=False, waves=waves, starts=starts, **arrays)
     partial.replace(folder / "found.npz")
+
+
+def _audible(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Bring a wave that ran off to full scale: to a SincNet it is the same, other judges could not hear it."""
+    peak = np.abs(wave).max()
+    found: NDArray[np.float32] = wave if peak <= _LOUDEST else wave / peak
+    return found
 
 
 def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told) -> list[Reconstruction]:

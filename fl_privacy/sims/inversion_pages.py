@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.models.speaker import LogMel
-from fl_privacy.published.pizzi2023 import CLASSES, ITERATIONS, table_1
+from fl_privacy.published.pizzi2023 import departures, table_1
 from fl_privacy.sims.inversion_cells import Cell, Found
 from fl_privacy.sims.inversion_findings import Judged
 from fl_privacy.sims.inversion_judges import Bench
@@ -36,18 +36,7 @@ def beside_published(
                 "our_distance": None if mine is None else mine["mean"],
             }
         )
-    notes = ["The study's distances are of recognised inversions alone, and so are ours here."]
-    if file.private.corpus != "timit":
-        notes.append(f"The study's corpus is TIMIT; this run's is {file.private.corpus}.")
-    if file.target.checkpoint is None:
-        notes.append("The study attacks SincNet's public checkpoint; this run attacks a SincNet of its own.")
-    if classes != CLASSES:
-        notes.append(f"The study has {CLASSES} speakers, this run {classes}.")
-    fewer = sorted({cell.attack.iterations for cell in cells if cell.attack.iterations != ITERATIONS})
-    if fewer:
-        notes.append(f"The study takes up to {ITERATIONS} steps a window, this run {', '.join(map(str, fewer))}.")
-    notes.append("The study reports neither its patience nor its threshold, nor where a slid vector was read.")
-    return {"published": rows, "published_notes": notes}
+    return {"published": rows, "published_notes": departures(file.resolved(), classes)}
 
 
 def examples(cells: Sequence[Cell], found: Mapping[str, Found], people: People, bench: Bench) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from fl_privacy.attacks.inversion.export import write_synthetic
 from fl_privacy.config.speaker_inversion import OUTPUT_LEVEL, TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.models.sincnet import SIZES
 from fl_privacy.report import write_report
 from fl_privacy.sims.inversion_audit import write_findings
-from fl_privacy.sims.inversion_cells import Cell, CellJob, cells_of, do_cells, read_cell, wave_jobs
+from fl_privacy.sims.inversion_cells import Cell, CellJob, cells_of, check_lengths, do_cells, read_cell, wave_jobs
 from fl_privacy.sims.inversion_defended import attack_by_queries, check_countermeasures, label_of, training_of
 from fl_privacy.sims.inversion_judges import Bench, bench_of, check_judges, read_judge, train_judges
 from fl_privacy.sims.inversion_people import People, cuts, people_of
@@ -42,13 +43,15 @@ class SpeakerInversionRecipe:
     Raises
     ------
     UserError
-        For a start, a judge or a countermeasure's setting that is not known.
+        For a start, a judge or a countermeasure's setting that is not known, and a vector shorter than a window.
     """
 
     def __init__(self, file: SpeakerInversionFile, progress: Progress | None = None, workers: int = 1) -> None:
         self.file, self._workers = file, workers
         self._progress: Progress = progress or (lambda what, done, total: None)
         self.cells = cells_of(file.attack)
+        if file.target.checkpoint is None:
+            check_lengths(self.cells, SIZES[file.target.size].window)
         check_judges(file.judges)
         check_countermeasures(file.countermeasure, file.target)
         if file.spoof is not None and not any(cell.of_waves for cell in self.cells):
@@ -88,7 +91,9 @@ class SpeakerInversionRecipe:
         file = self.file
         if file.target.checkpoint is not None:
             path = folder.stage("target", lambda path: adopt_target(path, people, file.target))
-            return load_classifier(path / FILE)
+            found = load_classifier(path / FILE)
+            check_lengths(self.cells, found.window)
+            return found
         path = self._trained(folder, "target", people, None)
         return load_classifier(path / FILE)
 

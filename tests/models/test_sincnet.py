@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from fl_privacy.errors import UserError
+from fl_privacy.models._frozen import peaks
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
 from fl_privacy.models.sincnet import PUBLISHED, SIZES, SMALL, AxisNorm, SincConv, SincNet, SincNetSize
 
@@ -93,6 +94,40 @@ def test_normalisation_is_as_published(over):
     constant = torch.full((1, 3, 40), 4.0, dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(norm(constant).square().sum(), constant)
     assert torch.isfinite(slope).all(), "the slope of a deviation of zero counts as none"
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("pool", [1, 2, 3])
+def test_peaks_are_those_of_pooling_and_so_are_their_slopes(pool, folded):
+    # Of few values, so that neighbours are often equal, in magnitude too, or all zero; the last are left over.
+    x = torch.randint(-2, 3, (4, 5, 47)).float().requires_grad_()
+    expected = functional.max_pool1d(x.abs() if folded else x, pool)
+    found = peaks(x, pool, folded=folded)
+    assert torch.equal(found, expected)
+    weights = torch.randn_like(expected)
+    slopes = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    assert torch.equal(*slopes)
+    with torch.no_grad():
+        x[0, 0, 4] = float("nan")
+    assert torch.isnan(peaks(x, pool, folded=folded)[0, 0, 4 // pool])
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_frozen_network_is_the_same_and_has_the_same_slopes(name):
+    # In double precision: which of two neighbours is larger must not be a matter of rounding.
+    network = SincNet(SIZES[name], 5).double().eval()
+    frames = torch.randn(11, 3200, dtype=torch.float64)
+    frames[3] = 0.25  # constant: the normalisation of the input divides by a millionth
+    both = []
+    for frozen in (False, True):
+        network.requires_grad_(not frozen)
+        x = frames.clone().requires_grad_()
+        scores = network.logits(x)
+        both.append((scores.detach(), *torch.autograd.grad(scores[:, 2].sum(), x)))
+    (plain, slopes), (scores, found) = both
+    torch.testing.assert_close(scores, plain, atol=1e-10, rtol=1e-8)
+    largest = slopes.abs().amax(dim=1, keepdim=True).clamp_min(1e-12)
+    torch.testing.assert_close(found / largest, slopes / largest, atol=1e-8, rtol=0)
 
 
 def test_the_published_network_has_its_sizes():

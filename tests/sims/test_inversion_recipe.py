@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
+import _killed_inversion
 import numpy as np
 import pytest
 import soundfile
+from safetensors.numpy import load_file
 
 from fl_privacy import cli
 from fl_privacy.config import ConfigError, load_any
@@ -213,6 +217,23 @@ def test_countermeasures_stand_with_their_price(done: Path):
     assert privacy["unit"] == "utterance" and privacy["epsilon_accountant"] == pytest.approx(8, abs=0.1)
 
 
+def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path: Path):
+    content = settings(speech) | {"target": {"checkpoint": str(done / "target" / "classifier.safetensors")}}
+    two = {"starts": ["laplace"], "iterations": 3}
+    content["attack"] = [
+        {"name": "standard", "step_size": 1e38, **two},
+        {"name": "sliding", "length": 4800, "stride": 1600, **two},
+    ]
+    content |= {"countermeasure": [], "spoof": None, "judges": {"steps": 3, "other_seed": False}}
+    folder = run({key: value for key, value in content.items() if value is not None}, out=tmp_path / "run")
+    costs = json.loads((folder / "result.json").read_text())["inversion"]["costs"]
+    assert costs["standard from laplace"]["ended"] == {"diverged": CLASSES}
+    assert "diverged" not in costs["sliding from laplace"]["ended"]
+    with np.load(folder / "cells" / "standard-from-laplace" / "found.npz") as held:
+        assert np.isfinite(held["waves"]).all()
+    assert f"{CLASSES} diverged" in (folder / "report.html").read_text()
+
+
 def test_the_report_tells_all_of_it(done: Path):
     page = (done / "report.html").read_text()
     for told in (
@@ -264,6 +285,28 @@ def test_a_killed_run_goes_on_ends_alike_and_writes_marked_audio(speech, tmp_pat
     assert all(name.endswith(".synthetic.wav") for name in names)
 
 
+def test_killed_while_training_and_within_a_queue_it_ends_in_the_same_bytes(tmp_path: Path):
+    killed, told = tmp_path / "killed", []
+    # In the second cell of waves, when two of its five jobs are done.
+    for what, least in (("training the target", 205), ("inversions", 7)):
+        script = [sys.executable, str(Path(_killed_inversion.__file__)), str(killed), what, str(least)]
+        ended = subprocess.run(script, capture_output=True, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        assert not (killed / "result.json").exists()
+        if what == "training the target":
+            assert (killed / "target" / "progress.safetensors").exists()
+    assert [p.parent.name for p in killed.glob("cells/*/found.npz")] == ["standard-from-laplace"]
+    run(_killed_inversion.SETTINGS, out=killed, progress=lambda what, done, total: told.append(what))
+    assert "training the target" not in told, "what is done is not done again"
+    whole = run(_killed_inversion.SETTINGS, out=tmp_path / "whole")
+    for name in ("result.json", "scores.csv", "report.html"):
+        assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
+    weights = [load_file(folder / "target" / "classifier.safetensors") for folder in (killed, whole)]
+    assert all(np.array_equal(weights[0][name], tensor) for name, tensor in weights[1].items())
+    for cell in (whole / "cells").glob("*/found.npz"):
+        assert (killed / cell.relative_to(whole)).read_bytes() == cell.read_bytes(), cell
+
+
 def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Path, done: Path):
     own = done / "target" / "classifier.safetensors"
     content = settings(speech) | {
@@ -310,6 +353,10 @@ def test_files_are_checked(speech, changes, message):
             {"attack": [{"name": "standard", "starts": ["pink"], "scale": "published"}]},
             "no step size for starts of 'pink'",
         ),
+        (
+            {"attack": [{"name": "sliding", "starts": ["laplace"], "length": 3199}]},
+            r"length = 3199 is shorter than a window \(3200\)",
+        ),
         ({"judges": {"encoder": "magic"}}, "unknown speaker encoder 'magic'"),
         ({"countermeasure": [{"name": "rounding", "places": 2}]}, "it takes: digits"),
         ({"countermeasure": [{"name": "dp-sgd", "sigma": 2}]}, "sigma"),
@@ -320,6 +367,7 @@ def test_files_are_checked(speech, changes, message):
 def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
     with pytest.raises(UserError, match=message):
         run(settings(speech, **changes), out=tmp_path / "run")
+    assert not (tmp_path / "run" / ".done").exists(), "before any training"
 
 
 def test_the_presets_are_files_of_this_kind(capsys, monkeypatch):

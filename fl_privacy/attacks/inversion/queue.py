@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from fl_privacy._processes import one_thread
+from fl_privacy._processes import keep_freed_memory, one_thread
 from fl_privacy.attacks.inversion.gradients import Gradients, WhiteBox
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reason, Reconstruction, Window, check_job, unit_of
 from fl_privacy.attacks.inversion.steps import STEPS
@@ -65,6 +65,8 @@ def serve(
         check_job(job, number, settings, gradients.classes, gradients.length, longer=stride is not None)
     if not jobs:
         return []
+    # Every step makes and frees the same activations.
+    keep_freed_memory()
     with one_thread():
         return _Queue(gradients, jobs, settings, stride, min(micro_batch, len(jobs)), told).run()
 
