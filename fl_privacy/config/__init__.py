@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fl_privacy.config._sections import ConfigError, Speech
+from fl_privacy.config._sections import ConfigError, CorpusChoice
 from fl_privacy.config._sweep import SweepSettings, refuse_sweep
 from fl_privacy.config.federated_ser import (
     AttackChoice,
-    CorpusChoice,
+    FederatedCorpus,
     FederationSettings,
     SimulationFile,
     Task,
@@ -22,11 +22,11 @@ __all__ = [
     "AttackChoice",
     "ConfigError",
     "CorpusChoice",
+    "FederatedCorpus",
     "FederationSettings",
     "SimulationFile",
     "SpeakerInversionFile",
     "SpeakerMembershipFile",
-    "Speech",
     "SslMembershipFile",
     "SweepSettings",
     "Task",

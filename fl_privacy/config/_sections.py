@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from fl_privacy.errors import UserError
 
@@ -35,10 +35,62 @@ class Named(BaseModel):
     name: str = Field(min_length=1)
 
 
-class Speech(Section):
+def _once(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [getattr(value, "name", value) for value in values]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{name!r} stands there twice")
+    return values
+
+
+Once = AfterValidator(_once)
+"""Marks a list in which no value, or no table's name, stands twice."""
+
+
+class Simulation(Section):
+    """What is run, and from which seed."""
+
+    kind: str
+    seed: int = Field(default=1, ge=0)
+
+
+class CorpusChoice(Section):
     """A corpus of voices and where it lies."""
 
     corpus: str = Field(min_length=1)
     root: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
+
+
+class AttackName(Section):
+    """An attack without settings of its own."""
+
+    name: str = Field(min_length=1)
+
+
+AttackNames = Annotated[tuple[AttackName, ...], Field(min_length=1), Once]
+
+
+class DPSettings(Section):
+    """DP-SGD: how far gradients are cut, and how much noise goes onto their sum."""
+
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    """Either this, in units of the clipping norm; 0 clips without noise,"""
+    target_epsilon: float | None = Field(default=None, gt=0)
+    """or what one of the protected may lose over the whole training; inf clips without noise."""
+    clipping_norm: float = Field(default=1.0, gt=0)
+    delta: float = Field(default=1e-5, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> DPSettings:
+        if (self.noise_multiplier is None) == (self.target_epsilon is None):
+            raise ValueError("give either noise_multiplier or target_epsilon")
+        return self
+
+
+class AuditSettings(Section):
+    """How claims are made."""
+
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    permutations: int = Field(default=200, ge=1, le=100_000)

@@ -12,7 +12,7 @@ from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import SpeakerMembershipFile, Speech, refuse_sweep
+from fl_privacy.config import CorpusChoice, SpeakerMembershipFile, refuse_sweep
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
@@ -189,12 +189,12 @@ class SpeakerMembershipRecipe:
         return told
 
 
-def facts_of(speech: Speech, left_out: dict[str, str]) -> dict[str, Any]:
+def facts_of(speech: CorpusChoice, left_out: dict[str, str]) -> dict[str, Any]:
     """Say of a corpus what was taken, and what was left out and why.
 
     Parameters
     ----------
-    speech : Speech
+    speech : CorpusChoice
     left_out : dict of str to str
         Of what the scan took: a speaker or a voice, and why it was left out.
     """
@@ -209,5 +209,5 @@ def facts_of(speech: Speech, left_out: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _source(speech: Speech, side: str) -> Source:
+def _source(speech: CorpusChoice, side: str) -> Source:
     return Source(speech.corpus, speech.root, json.dumps(speech.options, sort_keys=True), side)

@@ -11,7 +11,7 @@ from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
 from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import Speech, SslMembershipFile, refuse_sweep
+from fl_privacy.config import CorpusChoice, SslMembershipFile, refuse_sweep
 from fl_privacy.report import write_report
 from fl_privacy.sims.membership_recipe import facts_of
 from fl_privacy.sims.progress import Progress
@@ -258,5 +258,5 @@ def _size(model: str, size: Any) -> Any:
         raise UserError(f"target.size of {model}: {error}") from error
 
 
-def _source(speech: Speech, side: str) -> Any:
+def _source(speech: CorpusChoice, side: str) -> Any:
     return source_of(speech.corpus, speech.root, speech.options, side)
