@@ -226,7 +226,7 @@ class ProtocolSettings(Section):
         return self
 
 
-class SimulationFile(Section):
+class FederatedSerFile(Section):
     """A whole simulation: the four nouns and how they are put together."""
 
     simulation: FederatedSimulation
@@ -245,7 +245,7 @@ class SimulationFile(Section):
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
-    def _folds_once(self) -> SimulationFile:
+    def _folds_once(self) -> FederatedSerFile:
         if self.shadow.hold_out and self.shadow.federations > self.federation.folds:
             raise ValueError(
                 f"shadow.federations = {self.shadow.federations} with hold_out: there are {self.federation.folds} folds"
@@ -253,13 +253,13 @@ class SimulationFile(Section):
         return self
 
     @model_validator(mode="after")
-    def _published_of_classes(self) -> SimulationFile:
+    def _published_of_classes(self) -> FederatedSerFile:
         if self.protocol.name == "as-published" and self.private.numeric:
             raise ValueError("protocol: the published rules are for classes, not for a numeric attribute")
         return self
 
     @model_validator(mode="after")
-    def _attacker_owns_others(self) -> SimulationFile:
+    def _attacker_owns_others(self) -> FederatedSerFile:
         private = self.private
         same = [corpus.identity == private.identity and not _apart(corpus, private) for corpus in self.auxiliary]
         if self.private.attribute == "speaker":
@@ -282,7 +282,7 @@ class SimulationFile(Section):
         return self
 
     @model_validator(mode="after")
-    def _nothing_idle(self) -> SimulationFile:
+    def _nothing_idle(self) -> FederatedSerFile:
         """A setting that this simulation has no use for is refused."""
         learnt_from, shadow = {attack.shadows for attack in self.attack}, self.shadow
         idle = [

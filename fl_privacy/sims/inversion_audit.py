@@ -129,7 +129,7 @@ def write_findings(
         findings.controls,
         scores_csv(judged, people),
         simulation=file.resolved(),
-        threat_model={**model.to_dict(), "words": model.describe()},
+        threat_model=model.to_result(),
         utility=utility,
         privacy=[one.to_dict() for one in privacy],
         queries=queries,

@@ -20,7 +20,7 @@ from flwr.serverapp import Grid, ServerApp
 from fl_privacy._processes import one_thread
 from fl_privacy.attacks.files import read_result, table
 from fl_privacy.audit import Claim, Control
-from fl_privacy.config import SimulationFile, load, parse_setting
+from fl_privacy.config import FederatedSerFile, load, parse_setting
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import on_grid
 from fl_privacy.sims.federated_ser import FederatedSER
@@ -67,7 +67,7 @@ def main(grid: Grid, context: Context) -> None:
     print(f"report: {out / 'report.html'}", flush=True)
 
 
-def simulation(run_config: Mapping[str, Any]) -> SimulationFile:
+def simulation(run_config: Mapping[str, Any]) -> FederatedSerFile:
     """Return the simulation that a run configuration means.
 
     Raises

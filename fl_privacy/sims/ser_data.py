@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.attacks.question import SPEAKER
-from fl_privacy.config import FederatedCorpus, SimulationFile
+from fl_privacy.config import FederatedCorpus, FederatedSerFile
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
@@ -23,12 +23,12 @@ class Voices:
 
     Parameters
     ----------
-    settings : SimulationFile
+    settings : FederatedSerFile
     progress : callable
         See `Progress`.
     """
 
-    def __init__(self, settings: SimulationFile, progress: Progress) -> None:
+    def __init__(self, settings: FederatedSerFile, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
 
     @cached_property

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchaudio
 
-from fl_privacy.config import SimulationFile, load
+from fl_privacy.config import FederatedSerFile, load
 from fl_privacy.errors import UserError
 from fl_privacy.report import toml
 from fl_privacy.sims.federated_ser import FederatedSER
@@ -43,11 +43,11 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def made(**options: Any) -> SimulationFile:
+def made(**options: Any) -> FederatedSerFile:
     return load({**SMALL, "features": {"name": "lengths_extractor:Lengths", "options": options, "normalise": "none"}})
 
 
-def written(file: SimulationFile, folder: Path) -> np.ndarray:
+def written(file: FederatedSerFile, folder: Path) -> np.ndarray:
     count = FederatedSER(file).write_data(folder)
     return np.concatenate([read_client(folder, number)["train_features"].numpy() for number in range(count)])
 
