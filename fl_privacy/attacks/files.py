@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import platform
 from collections.abc import Mapping, Sequence
@@ -11,12 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fl_privacy._version import __version__
 from fl_privacy.audit import Claim, Control
 from fl_privacy.audit.claims import jsonable
-from fl_privacy.audit.files import SCHEMA, write_atomically
+from fl_privacy.audit.files import SCHEMA, units_csv, write_atomically
 from fl_privacy.audit.reading import TITLES, columns, main_claims
 
 if TYPE_CHECKING:
@@ -75,29 +71,7 @@ def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Contr
 
 def scores_csv(evaluation: Evaluation) -> str:
     """Return every attack's and baseline's evidence of every client and speaker as CSV."""
-    rows: list[dict[str, Any]] = []
-    for name, audit in [*evaluation.audits.items(), *evaluation.blind.items()]:
-        for unit in ("client", "speaker"):
-            if unit == "client" and audit.clients is None:
-                continue
-            keys = audit.keys(unit)
-            assert keys is not None
-            whole = audit.rebuilt(audit.combined(unit), None)
-            clients = np.unique(keys) if unit == "client" else np.full(len(whole.groups), "")
-            told = whole.columns()
-            rows += [
-                {"attack": name, "unit": unit, "client": client, "speaker": speaker}
-                | {
-                    key: repr(value) if isinstance(value, float) else value
-                    for key, value in zip(told, row, strict=True)
-                }
-                for client, speaker, *row in zip(clients, whole.groups, *told.values(), strict=True)
-            ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return units_csv([*evaluation.audits.values(), *evaluation.blind.values()])
 
 
 def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:
