@@ -12,9 +12,9 @@ from fl_privacy._registry import find_object
 from fl_privacy.config import FederatedSerFile, SimulationFile, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import Engine
-from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.progress import Progress
 from fl_privacy.sims.recipe import Recipe
+from fl_privacy.sims.ser_recipe import FederatedSerRecipe
 from fl_privacy.sims.stages import RunFolder
 
 
@@ -58,7 +58,7 @@ def run(
 
 
 _CENTRAL = {
-    "speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe",
+    "speaker-membership": "fl_privacy.sims.speaker_recipe:SpeakerMembershipRecipe",
     "speaker-inversion": "fl_privacy.sims.inversion_recipe:SpeakerInversionRecipe",
     "ssl-membership": "fl_privacy.sims.ssl_recipe:SslMembershipRecipe",
 }
@@ -70,7 +70,7 @@ def recipe_of(
 ) -> Recipe:
     """Return the recipe of a simulation's kind; `engine` is for federations."""
     if isinstance(file, FederatedSerFile):
-        return FederatedSER(file, progress, engine, workers)
+        return FederatedSerRecipe(file, progress, engine, workers)
     if engine is not None:
         raise UserError(f"a simulation of kind {file.simulation.kind!r} runs on no engine")
     recipe: Recipe = find_object(file.simulation.kind, _CENTRAL, "recipe")(file, progress, workers)
@@ -85,7 +85,7 @@ def run_file(
     engine: Engine | None = None,
     workers: int = 1,
 ) -> Path:
-    """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSER`."""
+    """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSerRecipe`."""
     import threadpoolctl
 
     simulation = recipe_of(file, progress, engine, workers)

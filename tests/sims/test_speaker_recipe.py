@@ -17,9 +17,9 @@ from fl_privacy.audit import Privacy
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
-from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.run import run
+from fl_privacy.sims.speaker_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.sims.sweep import table as sweep_table
 from fl_privacy.training.speaker import SpeakerTraining

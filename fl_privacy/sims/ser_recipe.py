@@ -49,7 +49,7 @@ CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
 
 
-class FederatedSER:
+class FederatedSerRecipe:
     """One run of the recipe.
 
     Parameters
