@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fl_privacy._version import __version__
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.claims import jsonable
-from fl_privacy.audit.files import SCHEMA, units_csv, write_atomically
+from fl_privacy.audit.files import units_csv, write_result
 from fl_privacy.audit.reading import TITLES, columns, main_claims
 
 if TYPE_CHECKING:
     from fl_privacy.attacks.evaluate import Evaluation
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result rests on."""
-    used = ("flwr", "torch", "torchaudio", "numpy", "scikit-learn", "scipy")
-    return {"fl-privacy": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in used}
 
 
 def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
@@ -34,39 +24,9 @@ def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
     folder : Path
         Made where there is none.
     **parts
-        Further top-level parts of result.json (simulation, threat_model, utility, ...).
+        See `fl_privacy.audit.files.write_result`.
     """
     write_result(folder, evaluation.claims, evaluation.controls, scores_csv(evaluation), **parts)
-
-
-def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Control], scores: str, **parts: Any) -> None:
-    """Write result.json and scores.csv, each whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where there is none.
-    claims : sequence of Claim
-    controls : sequence of Control
-    scores : str
-        Content of scores.csv.
-    **parts
-        As for `save`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "scores.csv", scores)
-    result = {
-        "schema": SCHEMA,
-        "simulation": {},
-        "versions": versions(),
-        "threat_model": {},
-        "utility": {},
-        "claims": [claim.to_dict() for claim in claims],
-        "controls": [control.to_dict() for control in controls],
-        "privacy": [],
-        "queries": 0,
-    } | {key: jsonable(value) for key, value in parts.items()}
-    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def scores_csv(evaluation: Evaluation) -> str:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.attacks.saved import save_evidence
-from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.files import write_atomically, write_result
 from fl_privacy.config import CorpusChoice, SpeakerMembershipFile, refuse_sweep
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
-from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.files import write_atomically, write_result
 from fl_privacy.config import CorpusChoice, SslMembershipFile, refuse_sweep
 from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
