@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from fl_privacy.config._sections import ConfigError, CorpusChoice
 from fl_privacy.config._sweep import SweepSettings, refuse_sweep
 from fl_privacy.config.federated_ser import (
     AttackChoice,
@@ -12,6 +11,7 @@ from fl_privacy.config.federated_ser import (
     Task,
 )
 from fl_privacy.config.loading import KINDS, SimulationFile, load, load_any, parse_setting, parse_value, presets
+from fl_privacy.config.sections import ConfigError, CorpusChoice
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 from fl_privacy.config.ssl_membership import SslMembershipFile

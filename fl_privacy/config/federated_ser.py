@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
 from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
 
 
 class FederatedSimulation(Simulation):

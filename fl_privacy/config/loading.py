@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fl_privacy.config._sections import ConfigError
 from fl_privacy.config.federated_ser import FederatedSerFile
+from fl_privacy.config.sections import ConfigError
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 from fl_privacy.config.ssl_membership import SslMembershipFile

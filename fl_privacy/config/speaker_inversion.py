@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
+from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
 
 FROM_WAVES = ("standard", "sliding", "restarts", "shift-robust")
 """Attacks that begin with a wave."""

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import (
+from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import (
     AttackNames,
     AuditSettings,
     CorpusChoice,
@@ -15,7 +16,6 @@ from fl_privacy.config._sections import (
     Section,
     Simulation,
 )
-from fl_privacy.config._sweep import SweepSettings
 
 
 class SpeakerMembershipSimulation(Simulation):

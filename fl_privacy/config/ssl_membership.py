@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fl_privacy.config._sections import AttackNames, AuditSettings, CorpusChoice, DPSettings, Section, Simulation
 from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import AttackNames, AuditSettings, CorpusChoice, DPSettings, Section, Simulation
 
 _TRAINED = (
     "model",
