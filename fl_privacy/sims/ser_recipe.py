@@ -33,6 +33,7 @@ from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
 from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, finish
+from fl_privacy.sims.run_config import run_config_of
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
@@ -253,35 +254,16 @@ class FederatedSerRecipe:
         return len(made.clients)
 
     def _run_config(self, folder: Path, clients: int, seed: int, private: bool, defended: bool) -> dict[str, Any]:
-        settings, capture, shadow = self.settings.federation, self.settings.capture, self.settings.shadow
-        a_round = settings.a_round_of(clients)
-        if a_round > clients:
-            raise UserError(f"federation.clients_per_round = {a_round}, but {folder.name} has only {clients} clients")
-        as_victim = private or shadow.initialisation == "victim"
-        run_config = {
-            "data": str(folder / "data"),
-            "store": str(folder / "updates"),
-            "utility": str(folder / "utility.json"),
-            "seed": seed,
-            "initial-seed": self.settings.simulation.seed if as_victim else seed,
-            "algorithm": settings.algorithm,
-            "num-server-rounds": settings.rounds if private else shadow.rounds or settings.rounds,
-            "clients-per-round": a_round,
-            "batch-size": settings.batch_size,
-            "learning-rate": settings.learning_rate or 0.0,
-            "local-epochs": settings.local_epochs,
-            "dropout": settings.dropout,
-            "fraction-evaluate": settings.fraction_evaluate,
-            "reply": settings.reply,
-            "defenses": json.dumps(self._defenses if defended else unaware(self._defenses)),
-            "observe": capture.observe,
-            "owns": self._owns,
-            "capture-arrays": json.dumps(capture.arrays),
-            "capture-clients": json.dumps(capture.clients if private else None),
-            "capture-every": capture.every,
-            "capture-dtype": capture.dtype,
-            "checkpoint": str(folder / CHECKPOINT),
-        }
+        run_config = run_config_of(
+            self.settings,
+            folder,
+            clients,
+            seed,
+            private=private,
+            owns=self._owns,
+            defenses=self._defenses if defended else unaware(self._defenses),
+        )
+        run_config["checkpoint"] = str(folder / CHECKPOINT)
         if self._defenses and defended:
             # The attacker's noise is the victims': its own clients may take part more often.
             run_config["participations"] = self._participations
