@@ -11,7 +11,7 @@ from typing import Any
 
 from fl_privacy.attacks.base import Examples
 from fl_privacy.attacks.question import Question
-from fl_privacy.config import SimulationFile, load
+from fl_privacy.config import FederatedSerFile, load
 
 CORPORA = ("ravdess", "emodb")
 
@@ -22,7 +22,7 @@ def voices() -> str:
     return " <- ".join(CORPORA) if root and all(Path(root, name).is_dir() for name in CORPORA) else "synthetic"
 
 
-def settings(algorithm: str, rounds: int) -> SimulationFile:
+def settings(algorithm: str, rounds: int) -> FederatedSerFile:
     """Return the simulation that `federate` runs."""
     if voices() == "synthetic":
         sides: list[dict[str, Any]] = [
@@ -67,7 +67,7 @@ def question(place: Path, algorithm: str, rounds: int) -> Question:
     return Question.ask(own, victim, "gender", examples=_examples(chosen), gradient=gradient_of(model))
 
 
-def _examples(chosen: SimulationFile) -> Examples:
+def _examples(chosen: FederatedSerFile) -> Examples:
     """Return the attacker's own utterances."""
     from fl_privacy.sims.ser_data import Voices
 

@@ -204,7 +204,7 @@ def attack(
     )
     print(f"\n{evaluation.table()}")
     if out is not None:
-        evaluation.save(out, threat_model={"words": private.threat_model.describe(), **private.threat_model.to_dict()})
+        evaluation.save(out, threat_model=private.threat_model.to_result())
         write_report(out)
         print(out)
 

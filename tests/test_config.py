@@ -158,7 +158,7 @@ def test_clients_of_a_round_are_a_number_a_share_or_the_default():
         ("private.shards=0", "private.shards"),
         ("protocol.name=mine", "protocol.name"),
         ("protocol.leaked_updates=[1]", "leaked_updates is a setting of the protocol as-published"),
-        ('protocol={name="as-published", leaked_updates=[1, 1]}', "leaked_updates names a number twice"),
+        ('protocol={name="as-published", leaked_updates=[1, 1]}', "leaked_updates: 1 stands there twice"),
         ('protocol={name="as-published", leaked_updates=[0]}', "leaked_updates"),
     ],
 )

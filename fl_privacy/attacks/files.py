@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fl_privacy._version import __version__
 from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.claims import jsonable
-from fl_privacy.audit.files import SCHEMA, write_atomically
+from fl_privacy.audit.files import units_csv, write_result
 from fl_privacy.audit.reading import TITLES, columns, main_claims
 
 if TYPE_CHECKING:
     from fl_privacy.attacks.evaluate import Evaluation
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a result rests on."""
-    used = ("flwr", "torch", "torchaudio", "numpy", "scikit-learn", "scipy")
-    return {"fl-privacy": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in used}
 
 
 def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
@@ -38,66 +24,14 @@ def save(evaluation: Evaluation, folder: Path, **parts: Any) -> None:
     folder : Path
         Made where there is none.
     **parts
-        Further top-level parts of result.json (simulation, threat_model, utility, ...).
+        See `fl_privacy.audit.files.write_result`.
     """
     write_result(folder, evaluation.claims, evaluation.controls, scores_csv(evaluation), **parts)
 
 
-def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Control], scores: str, **parts: Any) -> None:
-    """Write result.json and scores.csv, each whole or not at all.
-
-    Parameters
-    ----------
-    folder : Path
-        Made where there is none.
-    claims : sequence of Claim
-    controls : sequence of Control
-    scores : str
-        Content of scores.csv.
-    **parts
-        As for `save`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "scores.csv", scores)
-    result = {
-        "schema": SCHEMA,
-        "simulation": {},
-        "versions": versions(),
-        "threat_model": {},
-        "utility": {},
-        "claims": [claim.to_dict() for claim in claims],
-        "controls": [control.to_dict() for control in controls],
-        "privacy": [],
-        "queries": 0,
-    } | {key: jsonable(value) for key, value in parts.items()}
-    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
-
-
 def scores_csv(evaluation: Evaluation) -> str:
     """Return every attack's and baseline's evidence of every client and speaker as CSV."""
-    rows: list[dict[str, Any]] = []
-    for name, audit in [*evaluation.audits.items(), *evaluation.blind.items()]:
-        for unit in ("client", "speaker"):
-            if unit == "client" and audit.clients is None:
-                continue
-            keys = audit.keys(unit)
-            assert keys is not None
-            whole = audit.rebuilt(audit.combined(unit), None)
-            clients = np.unique(keys) if unit == "client" else np.full(len(whole.groups), "")
-            told = whole.columns()
-            rows += [
-                {"attack": name, "unit": unit, "client": client, "speaker": speaker}
-                | {
-                    key: repr(value) if isinstance(value, float) else value
-                    for key, value in zip(told, row, strict=True)
-                }
-                for client, speaker, *row in zip(clients, whole.groups, *told.values(), strict=True)
-            ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return units_csv([*evaluation.audits.values(), *evaluation.blind.values()])
 
 
 def table(claims: Sequence[Claim], controls: Sequence[Control]) -> str:

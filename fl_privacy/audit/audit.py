@@ -215,10 +215,6 @@ class Audit(AnyAudit):
         units = self.combined("speaker")
         return units.groups, units.evidence[:, 0], units.truth
 
-    def speaker_decisions(self) -> Floats:
-        """Decision scores of the speakers in `speaker_scores`, positive for the positive label."""
-        return self.combined("speaker").evidence[:, 1]
-
     def counts(self, unit: str = "speaker") -> dict[str, int | None]:
         """Units of each class, and speakers behind them, as a claim's fields."""
         truth = self.combined(unit).truth

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -70,19 +70,6 @@ class EpsilonBound:
         """The bound as a JSON-ready mapping."""
         row: dict[str, Any] = jsonable(asdict(self))
         return row
-
-    @classmethod
-    def from_dict(cls, row: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` wrote.
-
-        Raises
-        ------
-        UserError
-            For other fields.
-        """
-        if set(row) != (known := {f.name for f in fields(cls)}):
-            raise UserError(f"A bound on epsilon has the fields {', '.join(sorted(known))}; got {', '.join(row)}.")
-        return cls(**row)
 
 
 def clopper_pearson_bound(

@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import os
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from .._version import __version__
 from .audit import Audit
 from .base import AnyAudit
+from .claims import Claim, Control, jsonable
 from .multiclass import MulticlassAudit
 from .numeric import NumericAudit
 
@@ -122,6 +125,42 @@ def _csv(parts: Sequence[Mapping[str, Sequence[Any]]]) -> str:
     return text.getvalue()
 
 
+def versions() -> dict[str, str]:
+    """Return the versions that a result rests on."""
+    used = ("flwr", "torch", "torchaudio", "numpy", "scikit-learn", "scipy")
+    return {"fl-privacy": __version__, "python": platform.python_version()} | {p: metadata.version(p) for p in used}
+
+
+def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Control], scores: str, **parts: Any) -> None:
+    """Write result.json and scores.csv, each whole or not at all.
+
+    Parameters
+    ----------
+    folder : Path
+        Made where there is none.
+    claims : sequence of Claim
+    controls : sequence of Control
+    scores : str
+        Content of scores.csv.
+    **parts
+        Further top-level parts of result.json (simulation, threat_model, utility, ...).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "scores.csv", scores)
+    result = {
+        "schema": SCHEMA,
+        "simulation": {},
+        "versions": versions(),
+        "threat_model": {},
+        "utility": {},
+        "claims": [claim.to_dict() for claim in claims],
+        "controls": [control.to_dict() for control in controls],
+        "privacy": [],
+        "queries": 0,
+    } | {key: jsonable(value) for key, value in parts.items()}
+    write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
 def save(audit: AnyAudit, folder: str | os.PathLike[str], **context: Any) -> None:
     """Write an audit into a folder, made where there is none.
 
@@ -135,19 +174,4 @@ def save(audit: AnyAudit, folder: str | os.PathLike[str], **context: Any) -> Non
     **context
         As for `AnyAudit.claims`.
     """
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    result = {
-        "schema": SCHEMA,
-        "simulation": {},
-        "versions": {"fl_privacy": __version__, "numpy": np.__version__},
-        "threat_model": {},
-        "utility": {},
-        "claims": [claim.to_dict() for claim in audit.claims(**context)],
-        "controls": [],
-        "privacy": [],
-        "queries": 0,
-        "seconds": {},
-    }
-    write_atomically(place / "scores.csv", scores_csv(audit))
-    write_atomically(place / "result.json", json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_result(Path(folder), audit.claims(**context), (), scores_csv(audit))

@@ -67,11 +67,9 @@ def difference_interval(
     b_positive: ArrayLike,
     b_negative: ArrayLike,
     *,
-    positive_groups: ArrayLike | None = None,
-    negative_groups: ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Interval:
-    """Interval of AUC(a) - AUC(b), both scored on the same rows in the same order.
+    """Interval of AUC(a) - AUC(b), both scored on the same speakers in the same order.
 
     MOVER (Zou and Donner, 2008) on the two `auc_interval`s with the correlation that DeLong's covariance gives, times
     1 - 1 / (2 sqrt k) for k speakers in the smaller class: the estimate is too noisy near an AUC of 1 to be used whole
@@ -81,9 +79,7 @@ def difference_interval(
     Parameters
     ----------
     a_positive, a_negative, b_positive, b_negative : array_like
-        Scores of the two attacks; `a_positive` and `b_positive` are aligned, and so are the negatives.
-    positive_groups, negative_groups : array_like, optional
-        The speaker of each row.
+        Scores of the two attacks, one a speaker; `a_positive` and `b_positive` are aligned, and so are the negatives.
 
     Returns
     -------
@@ -95,10 +91,9 @@ def difference_interval(
     UserError
         When lengths differ, or a class has fewer than 2 speakers.
     """
-    a = place(a_positive, a_negative, positive_groups, negative_groups)
-    b = place(b_positive, b_negative, positive_groups, negative_groups)
+    a, b = place(a_positive, a_negative), place(b_positive, b_negative)
     if np.shape(a_positive) != np.shape(b_positive) or np.shape(a_negative) != np.shape(b_negative):
-        raise UserError("A paired difference needs both attacks' scores on the same rows; their numbers differ.")
+        raise UserError("A paired difference needs both attacks' scores of the same speakers; their numbers differ.")
     constant = np.ptp(np.concatenate([np.asarray(b_positive), np.asarray(b_negative)])) == 0
     return _difference(a, b, constant, confidence)
 

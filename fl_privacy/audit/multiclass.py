@@ -193,10 +193,6 @@ class MulticlassAudit(AnyAudit):
         units = self.combined("speaker")
         return units.groups, self._ranked(units), units.truth
 
-    def speaker_decisions(self) -> Floats:
-        """Decision scores of the speakers in `speaker_scores`, shape (s, k)."""
-        return self._decided(self.combined("speaker"))
-
     def with_scores(self, scores: ArrayLike, *, name: str | None = None) -> Self:
         """The same rows under another attack's scores, shape (n, k)."""
         table = metrics.as_table(scores, "scores")

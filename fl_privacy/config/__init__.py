@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from fl_privacy.config._sections import ConfigError, Speech
 from fl_privacy.config._sweep import SweepSettings, refuse_sweep
 from fl_privacy.config.federated_ser import (
     AttackChoice,
-    CorpusChoice,
+    FederatedCorpus,
+    FederatedSerFile,
     FederationSettings,
-    SimulationFile,
     Task,
 )
-from fl_privacy.config.loading import KINDS, AnyFile, load, load_any, parse_setting, parse_value, presets
+from fl_privacy.config.loading import KINDS, SimulationFile, load, load_any, parse_setting, parse_value, presets
+from fl_privacy.config.sections import ConfigError, CorpusChoice
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 from fl_privacy.config.ssl_membership import SslMembershipFile
 
 __all__ = [
     "KINDS",
-    "AnyFile",
     "AttackChoice",
     "ConfigError",
     "CorpusChoice",
+    "FederatedCorpus",
+    "FederatedSerFile",
     "FederationSettings",
     "SimulationFile",
     "SpeakerInversionFile",
     "SpeakerMembershipFile",
-    "Speech",
     "SslMembershipFile",
     "SweepSettings",
     "Task",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import ConfigError, Section
+from fl_privacy.config.sections import ConfigError, Section
 
 
 class SweepGrid(Section):

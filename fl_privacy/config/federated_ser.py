@@ -8,15 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import Named, Section
 from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
 
 
-class Simulation(Section):
-    """What is run, and from which seed."""
+class FederatedSimulation(Simulation):
+    """What is run, from which seed, and on what."""
 
     kind: Literal["federated-ser"]
-    seed: int = Field(default=1, ge=0)
     engine: Literal["local", "ray", "grid"] = "local"
     """What the private federation runs on: this process, or Flower's simulation on Ray; ``"grid"`` is the Flower app of
     `fl_privacy.sims.ser_attacker`, on whatever that runs. Shadow federations are the attacker's own: local."""
@@ -37,22 +36,17 @@ class Task(Section):
         return self
 
 
-class CorpusChoice(Section):
-    """A corpus and where it lies."""
+class FederatedCorpus(CorpusChoice):
+    """A corpus whose speakers are clients."""
 
-    corpus: str = Field(min_length=1)
-    root: str | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Further arguments of the corpus's scan, such as ``speakers`` of the synthetic one."""
     shards: int | None = Field(default=None, ge=1)
     """How many clients each speaker is cut into; default: ``federation.shards_per_speaker``."""
-
     part: str | None = Field(default=None, pattern=r"^[1-9]\d?/[2-9]\d?$")
     """``"1/2"``: the first of two random halves of the speakers, drawn by the simulation's seed within each value of
     the attribute; the other one, ``"2/2"``, are other people."""
 
     @model_validator(mode="after")
-    def _part_of_whole(self) -> CorpusChoice:
+    def _part_of_whole(self) -> FederatedCorpus:
         if self.part is not None and int(self.part.split("/")[0]) > int(self.part.split("/")[1]):
             raise ValueError(f"part {self.part!r}: there are only {self.part.split('/')[1]}")
         return self
@@ -68,7 +62,7 @@ class CorpusChoice(Section):
         return self.corpus, os.path.realpath(os.path.expanduser(root))
 
 
-class Private(CorpusChoice):
+class Private(FederatedCorpus):
     """Whose privacy is at stake, and what the attacker wants to know of them."""
 
     attribute: str = "gender"
@@ -195,11 +189,9 @@ class AttackChoice(Named):
     """Default: those of the audit; none where the attack says that it is costly."""
 
 
-class AuditSettings(Section):
-    """How claims are made."""
+class FederatedAuditSettings(AuditSettings):
+    """How claims are made, and of what."""
 
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    permutations: int = Field(default=200, ge=1, le=100_000)
     canaries: int = Field(default=200, ge=0, le=1_000_000)
     """Against a defense that promises something to clients or examples: how many canaries bound its epsilon from below;
     0 for none."""
@@ -212,7 +204,7 @@ class AuditSettings(Section):
     """Spans of rounds (first, last) to make claims of; default: the first and the last fifth."""
 
     @model_validator(mode="after")
-    def _in_order(self) -> AuditSettings:
+    def _in_order(self) -> FederatedAuditSettings:
         for first, last in self.windows or ():
             if first > last:
                 raise ValueError(f"windows: a span is (first round, last round), not ({first}, {last})")
@@ -224,38 +216,36 @@ class ProtocolSettings(Section):
 
     name: Literal["controlled", "as-published"] = "controlled"
     """``"as-published"`` adds claims by the rules of Feng et al., in tables of their own; the controlled ones stay."""
-    leaked_updates: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    leaked_updates: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Once] = ()
     """As published: also attack the mean of so many updates of a client, for each of these numbers."""
 
     @model_validator(mode="after")
     def _used(self) -> ProtocolSettings:
         if self.leaked_updates and self.name != "as-published":
             raise ValueError("leaked_updates is a setting of the protocol as-published")
-        if len(set(self.leaked_updates)) < len(self.leaked_updates):
-            raise ValueError("leaked_updates names a number twice")
         return self
 
 
-class SimulationFile(Section):
+class FederatedSerFile(Section):
     """A whole simulation: the four nouns and how they are put together."""
 
-    simulation: Simulation
+    simulation: FederatedSimulation
     task: Task = Task()
     private: Private
-    auxiliary: tuple[CorpusChoice, ...] = Field(min_length=1)
+    auxiliary: tuple[FederatedCorpus, ...] = Field(min_length=1)
     features: Features = Features()
     federation: FederationSettings = FederationSettings()
     capture: Capture = Capture()
     shadow: Shadow = Shadow()
     defense: tuple[DefenseChoice, ...] = ()
     attack: tuple[AttackChoice, ...] = Field(min_length=1)
-    audit: AuditSettings = AuditSettings()
+    audit: FederatedAuditSettings = FederatedAuditSettings()
     protocol: ProtocolSettings = ProtocolSettings()
     sweep: SweepSettings | None = None
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
     @model_validator(mode="after")
-    def _folds_once(self) -> SimulationFile:
+    def _folds_once(self) -> FederatedSerFile:
         if self.shadow.hold_out and self.shadow.federations > self.federation.folds:
             raise ValueError(
                 f"shadow.federations = {self.shadow.federations} with hold_out: there are {self.federation.folds} folds"
@@ -263,13 +253,13 @@ class SimulationFile(Section):
         return self
 
     @model_validator(mode="after")
-    def _published_of_classes(self) -> SimulationFile:
+    def _published_of_classes(self) -> FederatedSerFile:
         if self.protocol.name == "as-published" and self.private.numeric:
             raise ValueError("protocol: the published rules are for classes, not for a numeric attribute")
         return self
 
     @model_validator(mode="after")
-    def _attacker_owns_others(self) -> SimulationFile:
+    def _attacker_owns_others(self) -> FederatedSerFile:
         private = self.private
         same = [corpus.identity == private.identity and not _apart(corpus, private) for corpus in self.auxiliary]
         if self.private.attribute == "speaker":
@@ -292,7 +282,7 @@ class SimulationFile(Section):
         return self
 
     @model_validator(mode="after")
-    def _nothing_idle(self) -> SimulationFile:
+    def _nothing_idle(self) -> FederatedSerFile:
         """A setting that this simulation has no use for is refused."""
         learnt_from, shadow = {attack.shadows for attack in self.attack}, self.shadow
         idle = [
@@ -320,7 +310,7 @@ class SimulationFile(Section):
         return self.model_dump(mode="json", exclude_none=True)
 
 
-def _apart(one: CorpusChoice, other: CorpusChoice) -> bool:
+def _apart(one: FederatedCorpus, other: FederatedCorpus) -> bool:
     """Whether two choices of one corpus are different parts of its speakers."""
     if one.part is None or other.part is None or one.part == other.part:
         return False

@@ -11,16 +11,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fl_privacy.config._sections import ConfigError
-from fl_privacy.config.federated_ser import SimulationFile
+from fl_privacy.config.federated_ser import FederatedSerFile
+from fl_privacy.config.sections import ConfigError
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.config.speaker_membership import SpeakerMembershipFile
 from fl_privacy.config.ssl_membership import SslMembershipFile
 
-AnyFile = SimulationFile | SpeakerMembershipFile | SpeakerInversionFile | SslMembershipFile
-KINDS: Mapping[str, type[AnyFile]] = MappingProxyType(
+SimulationFile = FederatedSerFile | SpeakerMembershipFile | SpeakerInversionFile | SslMembershipFile
+KINDS: Mapping[str, type[SimulationFile]] = MappingProxyType(
     {
-        "federated-ser": SimulationFile,
+        "federated-ser": FederatedSerFile,
         "speaker-membership": SpeakerMembershipFile,
         "speaker-inversion": SpeakerInversionFile,
         "ssl-membership": SslMembershipFile,
@@ -39,7 +39,7 @@ def presets() -> dict[str, str]:
     return found
 
 
-def load_any(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> AnyFile:
+def load_any(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> SimulationFile:
     """Read a simulation of any kind; which one ``simulation.kind`` says.
 
     Parameters
@@ -69,7 +69,7 @@ def load_any(source: str | Path | Mapping[str, Any], settings: Sequence[str | tu
         raise ConfigError(f"{name}: " + "; ".join(_explain(e) for e in error.errors())) from None
 
 
-def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> SimulationFile:
+def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> FederatedSerFile:
     """Read a federated simulation; see `load_any`.
 
     Raises
@@ -78,7 +78,7 @@ def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[
         Also for a simulation of another kind.
     """
     file = load_any(source, settings)
-    if not isinstance(file, SimulationFile):
+    if not isinstance(file, FederatedSerFile):
         kind = file.simulation.kind
         raise ConfigError(f"simulation.kind: {kind!r} is no federated simulation; `fl-privacy run` runs it")
     return file

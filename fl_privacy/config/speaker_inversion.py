@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import Named, Section, Speech
+from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
 
 FROM_WAVES = ("standard", "sliding", "restarts", "shift-robust")
 """Attacks that begin with a wave."""
@@ -20,18 +20,17 @@ TRAINING_LEVEL = ("dropout", "label-smoothing", "dp-sgd")
 """Countermeasures in training."""
 
 
-class ChosenSpeech(Speech):
+class CorpusPart(CorpusChoice):
     """A corpus of voices, or of those with certain labels."""
 
     where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Values by label, such as ``{subset = ["train"]}``: recordings with one of these."""
 
 
-class SpeakerInversionSimulation(Section):
+class SpeakerInversionSimulation(Simulation):
     """What is run, and from which seed."""
 
     kind: Literal["speaker-inversion"]
-    seed: int = Field(default=1, ge=0)
 
 
 class InversionPeople(Section):
@@ -77,7 +76,7 @@ class InversionAttackChoice(Section):
     """An attack, on every class, from some starts."""
 
     name: Literal["standard", "sliding", "restarts", "shift-robust", "source-filter", "dvector", "map-dvector"]
-    starts: tuple[str, ...] = Field(default=(), max_length=30)
+    starts: Annotated[tuple[str, ...], Field(max_length=30), Once] = ()
     objective: Literal["cross-entropy", "one-minus-p", "margin"] = "cross-entropy"
     step: Literal["plain", "normalised", "adam"] = "plain"
     scale: Literal["variance", "published"] = "variance"
@@ -102,8 +101,6 @@ class InversionAttackChoice(Section):
             raise ValueError("starts: missing; what does the attack start from?")
         if self.name not in FROM_WAVES and self.starts:
             raise ValueError(f"starts: {self.name} has one of its own")
-        if len(set(self.starts)) < len(self.starts):
-            raise ValueError("starts: one stands there twice")
         return self
 
 
@@ -169,10 +166,9 @@ class InversionOutput(Section):
     """Write inversions and synthesised voices as audio, marked as synthetic."""
 
 
-class InversionAudit(Section):
+class InversionAuditSettings(AuditSettings):
     """How claims are made."""
 
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
     permutations: int = Field(default=999, ge=19, le=100_000)
 
 
@@ -180,37 +176,31 @@ class SpeakerInversionFile(Section):
     """What do a classifier's weights say of the voices of its classes?"""
 
     simulation: SpeakerInversionSimulation
-    private: ChosenSpeech
+    private: CorpusPart
     """Whose voices the target knows."""
-    auxiliary: ChosenSpeech | None = None
+    auxiliary: CorpusPart | None = None
     """Other people, of whom the attacker has recordings; default: those of the private corpus who are no class."""
     people: InversionPeople = InversionPeople()
     target: InversionTarget = InversionTarget()
-    attack: tuple[InversionAttackChoice, ...] = Field(min_length=1)
+    attack: Annotated[tuple[InversionAttackChoice, ...], Field(min_length=1), Once]
     """The first, from its first start, is primary."""
     judges: InversionJudges = InversionJudges()
     spoof: SpoofSettings | None = None
-    countermeasure: tuple[Countermeasure, ...] = ()
+    countermeasure: Annotated[tuple[Countermeasure, ...], Once] = ()
     queries: QuerySettings = QuerySettings()
     output: InversionOutput = InversionOutput()
-    audit: InversionAudit = InversionAudit()
+    audit: InversionAuditSettings = InversionAuditSettings()
 
     @model_validator(mode="after")
     def _consistent(self) -> SpeakerInversionFile:
         if self.attack[0].name not in WAVES:
             raise ValueError(f"attack: the first is primary and has to make waves ({', '.join(WAVES)})")
         known = (*OUTPUT_LEVEL, *TRAINING_LEVEL, "withhold-layer")
-        names = [counter.name for counter in self.countermeasure]
-        for name in names:
+        for name in (counter.name for counter in self.countermeasure):
             if name not in known:
                 raise ValueError(f"countermeasure: unknown {name!r}. Known: {', '.join(known)}")
             if name in TRAINING_LEVEL and self.target.checkpoint is not None:
                 raise ValueError(f"countermeasure: {name} is a matter of training; the checkpoint is trained already")
-        if len(set(names)) < len(names):
-            raise ValueError("countermeasure: a name stands there twice")
-        attacks = [attack.name for attack in self.attack]
-        if len(set(attacks)) < len(attacks):
-            raise ValueError("attack: a name stands there twice")
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -6,15 +6,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from fl_privacy.config._sections import Section, Speech
 from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import (
+    AttackNames,
+    AuditSettings,
+    CorpusChoice,
+    DPSettings,
+    Once,
+    Section,
+    Simulation,
+)
 
 
-class SpeakerMembershipSimulation(Section):
+class SpeakerMembershipSimulation(Simulation):
     """What is run, and from which seed."""
 
     kind: Literal["speaker-membership"]
-    seed: int = Field(default=1, ge=0)
 
 
 class RecogniserTraining(Section):
@@ -57,24 +64,12 @@ class SpeakerTarget(RecogniserTraining):
         return self.model_dump(include=set(RecogniserTraining.model_fields))
 
 
-class PrivateTraining(Section):
-    """DP-SGD in the training of the recognisers; see `fl_privacy.training.speaker_private.SpeakerDP`."""
+class RecogniserDefense(DPSettings):
+    """DP-SGD over voices in the training of the recognisers; see `fl_privacy.training.speaker_private.SpeakerDP`."""
 
     name: Literal["dp-sgd"]
-    noise_multiplier: float | None = Field(default=None, ge=0)
-    """Either this, in units of the clipping norm,"""
-    target_epsilon: float | None = Field(default=None, gt=0)
-    """or what a voice may lose over the whole training; inf clips without noise."""
-    clipping_norm: float = Field(default=1.0, gt=0)
-    delta: float = Field(default=1e-5, gt=0, lt=1)
     batch_size: int = Field(default=64, ge=1)
     """Voices in a batch, on average: it is a Poisson sample, of one crop a voice."""
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> PrivateTraining:
-        if (self.noise_multiplier is None) == (self.target_epsilon is None):
-            raise ValueError("give either noise_multiplier or target_epsilon")
-        return self
 
 
 _BATCHES = ("speakers_per_batch", "crops_per_speaker", "clip")
@@ -99,7 +94,7 @@ class MembershipProtocol(Section):
     """How often a pool of speakers is halved: 2 recognisers each, of which each half trains one."""
     voices: int = Field(default=5, ge=2)
     """How many of a speaker's voices an attack hears."""
-    ratios: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(default=(1.0, 0.0), min_length=1)
+    ratios: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1), Once] = (1.0, 0.0)
     """Shares of these that were trained on, where the speaker is a member; with a model of one's own, of shadows."""
     chunk_frames: int = Field(default=0, ge=0)
     """Split voices into chunks of this length, 10 ms each; 0: do not."""
@@ -111,26 +106,15 @@ class MembershipProtocol(Section):
 
     @model_validator(mode="after")
     def _within(self) -> MembershipProtocol:
-        if len(set(self.ratios)) < len(self.ratios):
-            raise ValueError("ratios: a share stands there twice")
         for number, budget in enumerate(self.budgets):
             if budget.voices > self.voices:
                 raise ValueError(f"budgets.{number}.voices: more than the {self.voices} that are heard of a speaker")
         return self
 
 
-class MembershipAttackChoice(Section):
-    """An attack, by name."""
+class MembershipAuditSettings(AuditSettings):
+    """How claims are made; permutations are of the roles of recognisers that are trained in the run."""
 
-    name: str = Field(min_length=1)
-
-
-class MembershipAuditSettings(Section):
-    """How claims are made."""
-
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    permutations: int = Field(default=200, ge=1, le=100_000)
-    """Of the roles of recognisers that are trained in the run."""
     fpr: float = Field(default=0.05, gt=0, lt=1)
     """False positive rate that thresholds of shadows aim at."""
 
@@ -140,20 +124,20 @@ class SpeakerMembershipFile(Section):
 
     simulation: SpeakerMembershipSimulation
     target: SpeakerTarget = SpeakerTarget()
-    private: Speech | None = None
+    private: CorpusChoice | None = None
     """Whose voices train the recognisers, where these are trained in the run."""
-    members: Speech | None = None
+    members: CorpusChoice | None = None
     """With a model of one's own: speakers who trained it,"""
-    nonmembers: Speech | None = None
+    nonmembers: CorpusChoice | None = None
     """speakers who did not,"""
-    auxiliary: Speech | None = None
+    auxiliary: CorpusChoice | None = None
     """and other people, of whom the attacker trains shadows and takes imposters."""
     shadow: RecogniserTraining | None = None
     """How the attacker trains; default: as the targets were, or with the defaults where that is not known."""
     protocol: MembershipProtocol = MembershipProtocol()
-    defense: tuple[PrivateTraining, ...] = Field(default=(), max_length=1)
+    defense: tuple[RecogniserDefense, ...] = Field(default=(), max_length=1)
     """What the recognisers are trained with; the attacker who knows of it trains shadows alike."""
-    attack: tuple[MembershipAttackChoice, ...] = Field(min_length=1)
+    attack: AttackNames
     """The first is primary."""
     audit: MembershipAuditSettings = MembershipAuditSettings()
     sweep: SweepSettings | None = None
@@ -194,13 +178,6 @@ class SpeakerMembershipFile(Section):
                     raise ValueError(f"{name}.{idle[0]}: dp-sgd has clipping_norm, and batch_size for Poisson batches")
         elif "static" in self.protocol.model_fields_set:
             raise ValueError("protocol.static: for a run with a defense, and there is none")
-        return self
-
-    @model_validator(mode="after")
-    def _once(self) -> SpeakerMembershipFile:
-        names = [attack.name for attack in self.attack]
-        if len(set(names)) < len(names):
-            raise ValueError("attack: a name stands there twice")
         return self
 
     def resolved(self) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from fl_privacy.config._sections import Section, Speech
 from fl_privacy.config._sweep import SweepSettings
+from fl_privacy.config.sections import AttackNames, AuditSettings, CorpusChoice, DPSettings, Section, Simulation
 
 _TRAINED = (
     "model",
@@ -23,26 +23,10 @@ _TRAINED = (
 _GIVEN = ("checkpoint", "architecture", "parameters", "encoder")
 
 
-class SslMembershipSimulation(Section):
+class SslMembershipSimulation(Simulation):
     """What is run, and from which seed."""
 
     kind: Literal["ssl-membership"]
-    seed: int = Field(default=1, ge=0)
-
-
-class PrivateSteps(Section):
-    """DP-SGD over utterances in pre-training; see `fl_privacy.training.pretraining.DPPretraining`."""
-
-    clipping_norm: float = Field(default=1.0, gt=0)
-    noise_multiplier: float | None = Field(default=None, gt=0)
-    target_epsilon: float | None = Field(default=None, gt=0)
-    delta: float = Field(default=1e-5, gt=0, lt=1)
-
-    @model_validator(mode="after")
-    def _one(self) -> PrivateSteps:
-        if (self.noise_multiplier is None) == (self.target_epsilon is None):
-            raise ValueError("give one of noise_multiplier and target_epsilon")
-        return self
 
 
 class EncoderTarget(Section):
@@ -59,8 +43,8 @@ class EncoderTarget(Section):
     """Pre-train on waves turned around in time."""
     negatives_among: Literal["batch", "utterance"] | None = None
     """Of CPC."""
-    dp: PrivateSteps | None = None
-    """``none``, or left out: ordinary training."""
+    dp: DPSettings | None = None
+    """Over utterances (`fl_privacy.training.pretraining.DPPretraining`); ``none``, or left out: ordinary training."""
     checkpoint: str | None = None
     """Of an encoder that is there already: its file; without one, torch's hub cache."""
     architecture: str | None = None
@@ -132,38 +116,25 @@ class EncoderControls(Section):
     """Under ``tseng2022``: a checkpoint of the same architecture that other people's speech trained."""
 
 
-class FrameAttackChoice(Section):
-    """An attack, by name."""
-
-    name: str = Field(min_length=1)
-
-
-class EncoderAuditSettings(Section):
-    """How claims are made."""
-
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
-    permutations: int = Field(default=200, ge=1, le=100_000)
-
-
 class SslMembershipFile(Section):
     """Was this speech used to pre-train? Encoders trained in swapped roles, or one that somebody trained."""
 
     simulation: SslMembershipSimulation
     target: EncoderTarget = EncoderTarget()
-    private: Speech | None = None
+    private: CorpusChoice | None = None
     """Of a swap: whose speech is parted."""
-    members: Speech | None = None
+    members: CorpusChoice | None = None
     """Else: speech that trained the encoder,"""
-    nonmembers: Speech | None = None
+    nonmembers: CorpusChoice | None = None
     """speech that did not,"""
-    auxiliary: Speech | None = None
+    auxiliary: CorpusChoice | None = None
     """and the attacker's own; by default the non-members' (half of their speakers, where the reading is controlled)."""
     protocol: EncoderProtocol = EncoderProtocol()
     improved: ImprovedAttack = ImprovedAttack()
     controls: EncoderControls = EncoderControls()
-    attack: tuple[FrameAttackChoice, ...] = Field(min_length=1)
+    attack: AttackNames
     """The first is primary."""
-    audit: EncoderAuditSettings = EncoderAuditSettings()
+    audit: AuditSettings = AuditSettings()
     sweep: SweepSettings | None = None
     """Makes the file one of many simulations, for ``fl-privacy sweep``; none of these has it."""
 
@@ -195,13 +166,6 @@ class SslMembershipFile(Section):
                 raise ValueError("target.encoder: stands alone; checkpoint and parameters go with architecture")
         if self.protocol.match_seconds and self.protocol.seconds:
             raise ValueError("protocol.match_seconds: for whole utterances; set protocol.seconds=0")
-        return self
-
-    @model_validator(mode="after")
-    def _once(self) -> SslMembershipFile:
-        names = [attack.name for attack in self.attack]
-        if len(set(names)) < len(names):
-            raise ValueError("attack: a name stands there twice")
         return self
 
     def resolved(self) -> dict[str, Any]:

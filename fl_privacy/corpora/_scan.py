@@ -111,6 +111,39 @@ def recordings(
     return found, excluded
 
 
+def named_by_file(
+    files: Iterable[Path], read: Callable[[Path], Utterance | str], root: Path
+) -> tuple[list[Utterance], list[Excluded]]:
+    """Gather the utterances of a corpus whose files' own names say what they are.
+
+    Parameters
+    ----------
+    files : iterable of Path
+    read : callable
+        Makes an utterance of a file's path, or says why it is left out.
+    root : Path
+        Of the corpus.
+
+    Returns
+    -------
+    list of Utterance
+        The first of each identifier.
+    list of Excluded
+        What `read` left out, and further copies.
+    """
+    taken: dict[str, Utterance] = {}
+    excluded = []
+    for path in files:
+        found = read(path)
+        if isinstance(found, str):
+            excluded.append(Excluded(relative(path, root), found))
+        elif found.id in taken:
+            excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
+        else:
+            taken[found.id] = found
+    return list(taken.values()), excluded
+
+
 def read_lines(path: Path) -> list[str]:
     """Return the lines of a text file, whatever ends them; bytes that are not UTF-8 (names in comments) are replaced.
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from fl_privacy.corpora._audio import is_audio
-from fl_privacy.corpora._scan import checked, places, read_lines, relative, require_folder
-from fl_privacy.corpora.base import Corpus, Excluded, Utterance
+from fl_privacy.corpora._scan import checked, named_by_file, places, read_lines, require_folder
+from fl_privacy.corpora.base import Corpus, Utterance
 
 _NAME = re.compile(r"[a-z]+\d+-([fm][a-z]+\d*)-b")
 _SAID = re.compile(r"(?:<s>)?(.*?)(?:</s>)?\s*\(([^()\s]+)\)\s*")
@@ -38,17 +38,9 @@ def scan(root: str | Path) -> Corpus:
     root = require_folder(root, "an4")
     top = next((place for place in places(root) if (place / "wav").is_dir()), root)
     said = _transcripts(top / "etc")
-    taken: dict[str, Utterance] = {}
-    excluded: list[Excluded] = []
-    for path in sorted(path for path in (top / "wav").rglob("*") if path.is_file()):
-        found = _utterance(path, said)
-        if isinstance(found, str):
-            excluded.append(Excluded(relative(path, root), found))
-        elif found.id in taken:
-            excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
-        else:
-            taken[found.id] = found
-    return checked("an4", root, taken.values(), excluded, "wav/an4_clstk/fash/an251-fash-b.wav and the like")
+    files = sorted(path for path in (top / "wav").rglob("*") if path.is_file())
+    found = named_by_file(files, lambda path: _utterance(path, said), root)
+    return checked("an4", root, *found, "wav/an4_clstk/fash/an251-fash-b.wav and the like")
 
 
 def _utterance(path: Path, said: dict[str, str]) -> Utterance | str:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from fl_privacy.corpora._audio import is_audio
-from fl_privacy.corpora._scan import checked, relative, require_folder
-from fl_privacy.corpora.base import Corpus, Excluded, Utterance
+from fl_privacy.corpora._scan import checked, named_by_file, require_folder
+from fl_privacy.corpora.base import Corpus, Utterance
 
 _NAME = re.compile(r"(\d\d)([ab]\d\d)([A-Z])([a-z]?)")
 _KEPT = {"N": "neutral", "F": "happy", "T": "sad", "W": "angry"}
@@ -39,17 +39,8 @@ def scan(root: str | Path) -> Corpus:
     """
     root = require_folder(root, "emodb")
     folder = root / "wav" if (root / "wav").is_dir() else root
-    taken: dict[str, Utterance] = {}
-    excluded: list[Excluded] = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and is_audio(path)):
-        found = _utterance(path)
-        if isinstance(found, str):
-            excluded.append(Excluded(relative(path, root), found))
-        elif found.id in taken:
-            excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
-        else:
-            taken[found.id] = found
-    return checked("emodb", root, taken.values(), excluded, "wav/03a01Fa.wav and the like")
+    files = sorted(path for path in folder.iterdir() if path.is_file() and is_audio(path))
+    return checked("emodb", root, *named_by_file(files, _utterance, root), "wav/03a01Fa.wav and the like")
 
 
 def _utterance(path: Path) -> Utterance | str:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from fl_privacy.corpora._audio import is_audio
-from fl_privacy.corpora._scan import checked, relative, require_folder
-from fl_privacy.corpora.base import Corpus, Excluded, Utterance
+from fl_privacy.corpora._scan import checked, named_by_file, require_folder
+from fl_privacy.corpora.base import Corpus, Utterance
 
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 _KEPT = {"01": "neutral", "03": "happy", "04": "sad", "05": "angry"}
@@ -39,17 +39,7 @@ def scan(root: str | Path) -> Corpus:
         If the folder is missing or holds no such recordings.
     """
     root = require_folder(root, "ravdess")
-    taken: dict[str, Utterance] = {}
-    excluded: list[Excluded] = []
-    for path in _files(root):
-        found = _utterance(path)
-        if isinstance(found, str):
-            excluded.append(Excluded(relative(path, root), found))
-        elif found.id in taken:
-            excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
-        else:
-            taken[found.id] = found
-    return checked("ravdess", root, taken.values(), excluded, "Actor_NN/03-01-*.wav or .flac")
+    return checked("ravdess", root, *named_by_file(_files(root), _utterance, root), "Actor_NN/03-01-*.wav or .flac")
 
 
 def _files(root: Path) -> list[Path]:

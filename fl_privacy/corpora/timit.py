@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from fl_privacy.corpora._audio import SAMPLE_RATE, FileAudio, is_audio
 from fl_privacy.corpora._errors import AudioError, CorpusError
-from fl_privacy.corpora._scan import checked, inside, places, read_lines, relative, require_folder
-from fl_privacy.corpora.base import Corpus, Excluded, Utterance
+from fl_privacy.corpora._scan import checked, inside, named_by_file, places, read_lines, require_folder
+from fl_privacy.corpora.base import Corpus, Utterance
 
 _SUBSETS = ("train", "test")
 _REGION = re.compile(r"dr([1-8])")
@@ -52,22 +52,15 @@ def scan(root: str | Path, *, cut: bool = False) -> Corpus:
     root = require_folder(root, "timit")
     top = next((place for place in places(root) if any(inside(place, subset) for subset in _SUBSETS)), root)
     ages = _ages(top)
-    taken: dict[str, Utterance] = {}
-    excluded: list[Excluded] = []
-    for subset in _SUBSETS:
-        folder = inside(top, subset)
-        files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder is not None else []
-        for path in files:
-            if path.suffix.lower() in (".txt", ".wrd", ".phn"):
-                continue
-            found = _utterance(path, subset, ages, cut)
-            if isinstance(found, str):
-                excluded.append(Excluded(relative(path, root), found))
-            elif found.id in taken:
-                excluded.append(Excluded(relative(path, root), "second copy of the same utterance"))
-            else:
-                taken[found.id] = found
-    corpus = checked("timit", root, taken.values(), excluded, "TRAIN/DR1/FCJF0/SX37.WAV and the like")
+    subsets = {
+        path: subset
+        for subset in _SUBSETS
+        if (folder := inside(top, subset)) is not None
+        for path in sorted(path for path in folder.rglob("*") if path.is_file())
+        if path.suffix.lower() not in (".txt", ".wrd", ".phn")
+    }
+    found = named_by_file(subsets, lambda path: _utterance(path, subsets[path], ages, cut), root)
+    corpus = checked("timit", root, *found, "TRAIN/DR1/FCJF0/SX37.WAV and the like")
     return replace(corpus, source=_Words()) if cut else corpus
 
 

@@ -194,10 +194,6 @@ class SpeakerEncoder:
             raise UserError(f"none of {len(heard)} voices has an embedding; the first: {left_out[heard[0]]}")
         return np.concatenate(parts) if parts else np.empty((0, self.dimension or 0), dtype=np.float32), left_out
 
-    def scores_only(self) -> ScoreAccess:
-        """The same recogniser, of which similarities alone are seen."""
-        return ScoreAccess(self)
-
     def _wave(self, wave: NDArray[np.float32], number: int) -> NDArray[np.float32]:
         samples = np.ascontiguousarray(wave, dtype=np.float32)
         if samples.ndim != 1 or not samples.size:
@@ -278,48 +274,11 @@ def is_silent(wave: ArrayLike) -> bool:
     return bool(samples.size == 0 or np.sqrt(np.mean(np.square(samples))) < SILENCE)
 
 
-class ScoreAccess:
-    """A recogniser of which similarities of two voices are seen, never embeddings.
-
-    Parameters
-    ----------
-    encoder : SpeakerEncoder
-
-    Attributes
-    ----------
-    comparisons : int
-        Similarities asked for so far.
-    """
-
-    def __init__(self, encoder: SpeakerEncoder) -> None:
-        self._encoder = encoder
-        self.comparisons = 0
-
-    @property
-    def queries(self) -> int:
-        """Waves sent so far."""
-        return self._encoder.queries
-
-    def similarities(self, waves: Waves) -> NDArray[np.float32]:
-        """Return the cosine similarity of each two of some voices, shape (n, n)."""
-        embeddings = self._encoder.embed(waves)
-        norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
-        unit = embeddings / np.maximum(norms, 1e-8)
-        self.comparisons += len(waves) * (len(waves) - 1) // 2
-        return np.asarray(unit @ unit.T, dtype=np.float32)
-
-    def embed(self, waves: Waves) -> NDArray[np.float32]:
-        """Return vectors (n, k) that have the similarities of these voices.
-
-        Cosines of all pairs tell the embeddings up to a rotation and their lengths: whoever may ask for all of them has
-        whatever is computed from cosines, such as every feature of `fl_privacy.attacks.membership`. The vectors of one
-        call fit each other and no other call's.
-        """
-        return vectors_of(self.similarities(waves))
-
-
 def vectors_of(similarities: ArrayLike) -> NDArray[np.float32]:
     """Return vectors with given cosine similarities.
+
+    Cosines of all pairs tell embeddings up to a rotation and their lengths: whoever may ask for all of them has
+    whatever is computed from cosines, such as every feature of `fl_privacy.attacks.membership`.
 
     Parameters
     ----------

@@ -22,9 +22,6 @@ SAMPLE_RATE = 16_000
 FRAMES_PER_SECOND = 100
 """Of the front end."""
 
-SHORTEST = 1 / FRAMES_PER_SECOND
-"""Seconds of sound that make one frame."""
-
 
 class LogMel(nn.Module):
     """Logarithms of mel energies, less their mean over the utterance.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -27,16 +28,16 @@ class SpeakerLoss(nn.Module):
     by_example: ClassVar[bool] = True
 
 
-class SeparableLoss(SpeakerLoss):
+class SeparableLoss(SpeakerLoss, ABC):
     """A loss of each crop alone: by a crop's scores for the training speakers, and who it is of."""
 
+    @abstractmethod
     def scores(self, embeddings: Tensor) -> Tensor:
         """Return what a crop's embedding says of each training speaker: (n, speakers) of (n, d)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def each(self, scores: Tensor, speakers: Tensor) -> Tensor:
         """Return the loss of each crop (n,) by its scores (n, speakers)."""
-        raise NotImplementedError
 
     def forward(self, embeddings: Tensor, speakers: Tensor) -> Tensor:
         """Return the mean loss of embeddings (n, d) of speakers (n,)."""

@@ -13,13 +13,13 @@ from fl_privacy.attacks.base import Attack
 from fl_privacy.attacks.evaluate import Question
 from fl_privacy.attacks.score import Scores
 from fl_privacy.audit import Claim
-from fl_privacy.config import SimulationFile
+from fl_privacy.config import FederatedSerFile
 from fl_privacy.sims.contests import Contest
 
 _LEAKED = "leaked.npy"
 
 
-def leaked_means(settings: SimulationFile, attack: Attack, question: Question) -> LeakedMeans:
+def leaked_means(settings: FederatedSerFile, attack: Attack, question: Question) -> LeakedMeans:
     """Return the private updates, with the means of a client's updates that an attack is to score as well.
 
     An attack that needs more than updates is asked about none: a mean over rounds has no one model that was sent.
@@ -36,7 +36,7 @@ def save_scores(leaked: LeakedMeans, scores: Scores, folder: Path) -> None:
 
 
 def claims_of(
-    settings: SimulationFile,
+    settings: FederatedSerFile,
     contests: Sequence[Contest],
     question: Question,
     run: Path,
@@ -48,7 +48,7 @@ def claims_of(
 
     Parameters
     ----------
-    settings : SimulationFile
+    settings : FederatedSerFile
     contests : sequence of Contest
     question : Question
     run : Path

@@ -12,8 +12,8 @@ from typing import Any
 
 from fl_privacy.attacks.question import SPEAKER
 from fl_privacy.config import (
-    AnyFile,
     ConfigError,
+    FederatedSerFile,
     SimulationFile,
     SslMembershipFile,
     SweepSettings,
@@ -33,7 +33,7 @@ class Cell:
         Which of the sweep's grids, from 0.
     settings : mapping
         The keys that this grid varies, and their values.
-    files : tuple of AnyFile
+    files : tuple of SimulationFile
         One a seed.
     folder : Path
         Where its seeds' run folders and its merged result lie; one for all cells of the same files.
@@ -41,10 +41,10 @@ class Cell:
 
     grid: int
     settings: Mapping[str, Any]
-    files: tuple[AnyFile, ...]
+    files: tuple[SimulationFile, ...]
     folder: Path
 
-    def run_folder(self, file: AnyFile) -> Path:
+    def run_folder(self, file: SimulationFile) -> Path:
         """Return the run folder of one seed."""
         return self.folder / f"seed-{file.simulation.seed}"
 
@@ -88,14 +88,14 @@ def cells_of(
     return [Cell(number, chosen, files, root / names[same]) for number, chosen, files, same in found]
 
 
-def _check_candidates(given: Sequence[AnyFile]) -> None:
+def _check_candidates(given: Sequence[SimulationFile]) -> None:
     """Refuse seeds that cannot be merged: who is held out is no candidate, and another seed holds out others."""
     if any(isinstance(file, SslMembershipFile) and file.protocol.name != "swap" for file in given[1:]):
         raise ConfigError(
             'several seeds of protocol.name = "tseng2022" have one encoder and the same speech, and are no independent '
             "runs: set sweep.seeds=1, or give each seed a run of its own"
         )
-    files = [file for file in given if isinstance(file, SimulationFile) and file.private.attribute == SPEAKER]
+    files = [file for file in given if isinstance(file, FederatedSerFile) and file.private.attribute == SPEAKER]
     if not files:
         return
     folds = {f.simulation.seed % f.federation.folds if f.federation.fold is None else f.federation.fold for f in files}

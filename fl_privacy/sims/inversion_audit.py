@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.files import aligned, write_result
+from fl_privacy.attacks.files import aligned
 from fl_privacy.attacks.files import cell as as_cell
 from fl_privacy.attacks.inversion.distances import Distances, distances
 from fl_privacy.attacks.inversion.gender import AttributeReader
 from fl_privacy.attacks.inversion.judges import Verdicts
 from fl_privacy.audit import Claim, Privacy
-from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.files import write_atomically, write_result
 from fl_privacy.audit.metrics import Floats
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
@@ -129,7 +129,7 @@ def write_findings(
         findings.controls,
         scores_csv(judged, people),
         simulation=file.resolved(),
-        threat_model={**model.to_dict(), "words": model.describe()},
+        threat_model=model.to_result(),
         utility=utility,
         privacy=[one.to_dict() for one in privacy],
         queries=queries,

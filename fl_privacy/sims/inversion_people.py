@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.config.speaker_inversion import ChosenSpeech, SpeakerInversionFile
+from fl_privacy.config.speaker_inversion import CorpusPart, SpeakerInversionFile
 from fl_privacy.corpora import AudioError, Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.models.encoder import SILENCE
@@ -149,7 +149,7 @@ def cuts(waves: Sequence[Wave], length: int, count: int, rng: np.random.Generato
     return [pieces[place] for place in rng.permutation(loud)[:count]]
 
 
-def _chosen(speech: ChosenSpeech) -> Corpus:
+def _chosen(speech: CorpusPart) -> Corpus:
     corpus = Corpus.load(speech.corpus, speech.root, **speech.options)
     if not speech.where:
         return corpus

@@ -14,7 +14,6 @@ from fl_privacy.config.speaker_inversion import OUTPUT_LEVEL, TRAINING_LEVEL, Co
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
 from fl_privacy.models.sincnet import SIZES
-from fl_privacy.report import write_report
 from fl_privacy.sims.inversion_audit import write_findings
 from fl_privacy.sims.inversion_cells import Cell, CellJob, cells_of, check_lengths, do_cells, read_cell, wave_jobs
 from fl_privacy.sims.inversion_defended import attack_by_queries, check_countermeasures, label_of, training_of
@@ -22,7 +21,8 @@ from fl_privacy.sims.inversion_judges import Bench, bench_of, check_judges, read
 from fl_privacy.sims.inversion_people import People, cuts, people_of
 from fl_privacy.sims.inversion_spoof import spoof
 from fl_privacy.sims.inversion_target import FILE, PROGRESS, adopt_target, named_classes, train_other, train_target
-from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.progress import Progress, silent
+from fl_privacy.sims.recipe import finish
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.updates import ThreatModel
 
@@ -48,7 +48,7 @@ class SpeakerInversionRecipe:
 
     def __init__(self, file: SpeakerInversionFile, progress: Progress | None = None, workers: int = 1) -> None:
         self.file, self._workers = file, workers
-        self._progress: Progress = progress or (lambda what, done, total: None)
+        self._progress: Progress = progress or silent
         self.cells = cells_of(file.attack)
         if file.target.checkpoint is None:
             check_lengths(self.cells, SIZES[file.target.size].window)
@@ -68,24 +68,23 @@ class SpeakerInversionRecipe:
 
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
-        if not (folder.done("audit") and (folder.path / "result.json").exists()):
-            folder.undo("audit")
-            people = people_of(self.file, named_classes(self.file.target))
-            target = self._target(folder, people)
-            bench = self._bench(folder, people, target)
-            self._cells(folder, people, target)
-            self._spoof(folder, people, target, bench)
-            self._defended(folder, people, target)
-            folder.stage(
-                "audit",
-                lambda path: write_findings(path, folder, self.file, self.cells, people, bench, self.threat_model),
-            )
-            if self.file.output.audio:
-                self._audio(folder, people)
-        if not (folder.path / "report.html").exists():
-            write_report(folder.path)
+        finish(folder, lambda: self._stages(folder))
 
     # ------------------------------------------------------------------ stages
+
+    def _stages(self, folder: RunFolder) -> None:
+        people = people_of(self.file, named_classes(self.file.target))
+        target = self._target(folder, people)
+        bench = self._bench(folder, people, target)
+        self._cells(folder, people, target)
+        self._spoof(folder, people, target, bench)
+        self._defended(folder, people, target)
+        folder.stage(
+            "audit",
+            lambda path: write_findings(path, folder, self.file, self.cells, people, bench, self.threat_model),
+        )
+        if self.file.output.audio:
+            self._audio(folder, people)
 
     def _target(self, folder: RunFolder, people: People) -> SpeakerClassifier:
         file = self.file

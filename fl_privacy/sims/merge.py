@@ -14,14 +14,15 @@ from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim, Privacy
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import main_claims
-from fl_privacy.config import AnyFile, SpeakerMembershipFile, SslMembershipFile
+from fl_privacy.config import SimulationFile, SpeakerMembershipFile, SslMembershipFile
 from fl_privacy.report import write_report
 from fl_privacy.sims.canaries import with_canaries
+from fl_privacy.sims.recipe import EVIDENCE
 from fl_privacy.sims.speaker_merge import merge_membership
 from fl_privacy.sims.ssl_merge import merge_encoders
 
 
-def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path]) -> None:
+def merge_seeds(folder: Path, files: Sequence[SimulationFile], folders: Sequence[Path]) -> None:
     """Write the merged result of several seeds: result.json, scores.csv and a report.
 
     A speaker's scores are standardised within each run and averaged over the runs it took part in
@@ -32,7 +33,7 @@ def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path])
     ----------
     folder : Path
         Where the merged result goes.
-    files : sequence of AnyFile
+    files : sequence of SimulationFile
         The simulations, the same but for their seeds.
     folders : sequence of Path
         Their run folders, finished.
@@ -53,7 +54,7 @@ def merge_seeds(folder: Path, files: Sequence[AnyFile], folders: Sequence[Path])
     results = [read_result(run / "result.json") for run in folders]
     first = next(c for c in main_claims(map(Claim.from_dict, results[0]["claims"])) if c.primary)
     evaluation = merge(
-        [load_evidence(run / "audit" / "evidence.npz") for run in folders],
+        [load_evidence(run / "audit" / EVIDENCE) for run in folders],
         seed=files[0].simulation.seed,
         **{
             key: getattr(first, key)

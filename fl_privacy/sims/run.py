@@ -6,16 +6,16 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fl_privacy._registry import find_object
-from fl_privacy.config import AnyFile, SimulationFile, load_any
+from fl_privacy.config import FederatedSerFile, SimulationFile, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import Engine
-from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.recipe import Recipe
+from fl_privacy.sims.ser_recipe import FederatedSerRecipe
 from fl_privacy.sims.stages import RunFolder
-from fl_privacy.updates import ThreatModel
 
 
 def run(
@@ -58,30 +58,19 @@ def run(
 
 
 _CENTRAL = {
-    "speaker-membership": "fl_privacy.sims.membership_recipe:SpeakerMembershipRecipe",
+    "speaker-membership": "fl_privacy.sims.speaker_recipe:SpeakerMembershipRecipe",
     "speaker-inversion": "fl_privacy.sims.inversion_recipe:SpeakerInversionRecipe",
     "ssl-membership": "fl_privacy.sims.ssl_recipe:SslMembershipRecipe",
 }
 """Recipes of targets that are trained in one place, by ``simulation.kind``."""
 
 
-class Recipe(Protocol):
-    """How a kind of simulation is run."""
-
-    @property
-    def threat_model(self) -> ThreatModel:
-        """Who attacks, what they see and own."""
-
-    def run(self, folder: RunFolder) -> None:
-        """Do every stage that is not done."""
-
-
 def recipe_of(
-    file: AnyFile, progress: Progress | None = None, engine: Engine | None = None, workers: int = 1
+    file: SimulationFile, progress: Progress | None = None, engine: Engine | None = None, workers: int = 1
 ) -> Recipe:
     """Return the recipe of a simulation's kind; `engine` is for federations."""
-    if isinstance(file, SimulationFile):
-        return FederatedSER(file, progress, engine, workers)
+    if isinstance(file, FederatedSerFile):
+        return FederatedSerRecipe(file, progress, engine, workers)
     if engine is not None:
         raise UserError(f"a simulation of kind {file.simulation.kind!r} runs on no engine")
     recipe: Recipe = find_object(file.simulation.kind, _CENTRAL, "recipe")(file, progress, workers)
@@ -89,14 +78,14 @@ def recipe_of(
 
 
 def run_file(
-    file: AnyFile,
+    file: SimulationFile,
     folder: Path,
     progress: Progress | None = None,
     *,
     engine: Engine | None = None,
     workers: int = 1,
 ) -> Path:
-    """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSER`."""
+    """Run a checked simulation into a folder; `engine` and `workers`: see `FederatedSerRecipe`."""
     import threadpoolctl
 
     simulation = recipe_of(file, progress, engine, workers)
@@ -106,7 +95,7 @@ def run_file(
     return folder
 
 
-def default_folder(source: Any, file: AnyFile) -> Path:
+def default_folder(source: Any, file: SimulationFile) -> Path:
     """Return the folder that a simulation runs into by default: told from its settings alone."""
     name = "simulation" if isinstance(source, Mapping) else Path(str(source)).stem
     digest = hashlib.sha256(json.dumps(file.resolved(), sort_keys=True).encode()).hexdigest()[:8]

@@ -20,11 +20,11 @@ from flwr.serverapp import Grid, ServerApp
 from fl_privacy._processes import one_thread
 from fl_privacy.attacks.files import read_result, table
 from fl_privacy.audit import Claim, Control
-from fl_privacy.config import SimulationFile, load, parse_setting
+from fl_privacy.config import FederatedSerFile, load, parse_setting
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import on_grid
-from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.run import run_file
+from fl_privacy.sims.ser_recipe import FederatedSerRecipe
 
 app = ServerApp()
 
@@ -58,7 +58,7 @@ def main(grid: Grid, context: Context) -> None:
     told = context.run_config
     file = simulation(told)
     out, _ = (_absolute(told, key) for key in ("out", "data"))
-    print(FederatedSER(file).threat_model.describe(), flush=True)
+    print(FederatedSerRecipe(file).threat_model.describe(), flush=True)
     with one_thread():
         run_file(file, out, _Lines(), engine=on_grid(grid, context))
     result = read_result(out / "result.json")
@@ -67,7 +67,7 @@ def main(grid: Grid, context: Context) -> None:
     print(f"report: {out / 'report.html'}", flush=True)
 
 
-def simulation(run_config: Mapping[str, Any]) -> SimulationFile:
+def simulation(run_config: Mapping[str, Any]) -> FederatedSerFile:
     """Return the simulation that a run configuration means.
 
     Raises
@@ -103,7 +103,7 @@ def write_data(run_config: Mapping[str, Any], folder: Path) -> int:
     int
         Number of clients.
     """
-    return FederatedSER(simulation(run_config)).write_data(folder)
+    return FederatedSerRecipe(simulation(run_config)).write_data(folder)
 
 
 def _value(key: str, value: Any) -> Any:

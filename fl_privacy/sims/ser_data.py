@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.attacks.question import SPEAKER
-from fl_privacy.config import CorpusChoice, SimulationFile
+from fl_privacy.config import FederatedCorpus, FederatedSerFile
 from fl_privacy.corpora import Corpus
 from fl_privacy.errors import UserError
 from fl_privacy.features import FeatureTable, extract
@@ -23,12 +23,12 @@ class Voices:
 
     Parameters
     ----------
-    settings : SimulationFile
+    settings : FederatedSerFile
     progress : callable
         See `Progress`.
     """
 
-    def __init__(self, settings: SimulationFile, progress: Progress) -> None:
+    def __init__(self, settings: FederatedSerFile, progress: Progress) -> None:
         self._settings, self._progress = settings, progress
 
     @cached_property
@@ -93,7 +93,7 @@ class Voices:
         """Say of one side's corpora how many speakers and utterances there are, and what was left out and why."""
         return [_facts(table.corpus) for table in ([self.private] if private else self.auxiliary)]
 
-    def _features(self, choice: CorpusChoice) -> FeatureTable:
+    def _features(self, choice: FederatedCorpus) -> FeatureTable:
         corpus = task_corpus(Corpus.load(choice.corpus, choice.root, **choice.options), self._settings.task)
         what = f"features of {choice.corpus}"
         features = self._settings.features

@@ -1,8 +1,7 @@
 """Shadow federations as plain loops: the attacker's own business needs no messages.
 
 `train_shadow` takes the place of the local engine: the same run configuration, the same store to the bit.
-`train_shadows` runs several federations at the same time, `match_shadow` runs the attacker's clients from a victim
-store's own models.
+`match_shadow` runs the attacker's clients from a victim store's own models.
 """
 
 from __future__ import annotations
@@ -10,29 +9,18 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fl_privacy.defenses import Defense, make_defenses
 from fl_privacy.sims.run_config import store_of
 from fl_privacy.training import write_utility
-from fl_privacy.training._parallel import run_jobs
 from fl_privacy.training.client import ClientSettings
 from fl_privacy.training.federation import FederationPlan, federate
 from fl_privacy.training.matched import MatchedPlan, matched_updates
 from fl_privacy.updates import ThreatModel, UpdateStore, observation
 
 Trained = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class ShadowFederation:
-    """One of several shadow federations; see `train_shadow`."""
-
-    folder: Path
-    clients: int
-    run_config: Mapping[str, Any]
 
 
 def train_shadow(folder: Path, clients: int, run_config: Mapping[str, Any], trained: Trained) -> None:
@@ -87,24 +75,6 @@ def plan_of(run_config: Mapping[str, Any]) -> FederationPlan:
     )
 
 
-def train_shadows(
-    federations: Sequence[ShadowFederation], processes: int = 1, trained: Callable[[int, int], None] | None = None
-) -> None:
-    """Run several shadow federations.
-
-    Parameters
-    ----------
-    federations : sequence of ShadowFederation
-        Each with a store and a utility file of its own.
-    processes : int
-        How many run at the same time; 1: one after another in this process. Starting a process takes seconds, in which
-        one core does thousands of clients' work. They change no byte.
-    trained : callable, optional
-        Told after each round the number of the federation (from 0) and how many updates it has had.
-    """
-    run_jobs(_train, federations, processes, trained)
-
-
 def match_shadow(
     store: UpdateStore,
     run_config: Mapping[str, Any],
@@ -144,7 +114,3 @@ def match_shadow(
         processes=processes,
         trained=trained,
     )
-
-
-def _train(federation: ShadowFederation, trained: Trained) -> None:
-    train_shadow(federation.folder, federation.clients, federation.run_config, trained)

@@ -89,14 +89,14 @@ def audit_speaker(
     *,
     most: int = 10,
     alpha: float = 0.05,
-    beyond_input: bool = True,
     seed: int = 0,
 ) -> SpeakerAnswer:
     """Hold one person's voices against those of people whose voices a recogniser was not trained on.
 
     Voices on which a recogniser was trained lie closer together before it. How much closer than those of the reference
     people is a conformal p-value: no shadow is trained, and the false positive rate holds with few people too, as long
-    as they were recorded as the person was and none of them trained the recogniser.
+    as they were recorded as the person was and none of them trained the recogniser. How alike the voices are without
+    the recogniser, by their mean log-mel energies, is taken off before.
 
     Parameters
     ----------
@@ -109,8 +109,6 @@ def audit_speaker(
         How many voices are heard of each person, as many of everybody.
     alpha : float
         Wished false positive rate.
-    beyond_input : bool
-        Take off how alike the voices are by their mean log-mel energies, without the recogniser.
     seed : int
         Of the voices that are drawn.
 
@@ -149,7 +147,7 @@ def audit_speaker(
     everybody = [mine[:count], *kept.values()]
     scores = np.array([closeness(np.stack([row for row, _ in found])) for found in everybody])
     near = float(scores[0])
-    if beyond_input and len(scores) >= 3:
+    if len(scores) >= 3:
         alike = [closeness(np.stack([_mean_log_mel(wave) for _, wave in found])) for found in everybody]
         scores = beyond_the_input(scores, alike)
     as_close = int(np.sum(scores[1:] >= scores[0]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,6 @@ from fl_privacy.attacks.membership.evidence import (
 from fl_privacy.attacks.membership.protocol import SwapDesign, Voices, swap_design
 from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.audit import Privacy, SwappedAudit
-from fl_privacy.audit.claims import jsonable
-from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import STATIC
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_recognisers import Embeddings, RecogniserJob, Source, embed_by_recognisers, read_embeddings
@@ -151,8 +149,8 @@ class SpeakerMembership:
         return Source(self.corpus, self.root, json.dumps(dict(self.options), sort_keys=True))
 
 
-def run_speaker_membership(
-    settings: SpeakerMembership, out: Path, told: Callable[[int, int], None] | None = None
+def attack_in_swapped_roles(
+    folder: RunFolder, settings: SpeakerMembership, told: Callable[[int, int], None] | None = None
 ) -> SpeakerMembershipResult:
     """Train recognisers, attack each of them, and audit the attacks.
 
@@ -160,48 +158,17 @@ def run_speaker_membership(
 
     Parameters
     ----------
+    folder : RunFolder
+        Takes the stages ``voices``, ``recognisers``, ``shadows`` where these are of another kind, and, of an attacker
+        who does not know of a defense, ``static-shadows``.
     settings : SpeakerMembership
-    out : Path
-        The run's folder: ``recognisers/``, ``attacks/scores.csv``, ``attacks/result.json``, ``attacks/table.txt``.
     told : callable, optional
         Told the number of a recogniser in training and how many steps of it are done.
-
-    Returns
-    -------
-    SpeakerMembershipResult
 
     Raises
     ------
     UserError
-        Where the corpus has too few speakers or voices, or the folder holds another run.
-    """
-    # Nothing that a stage writes depends on these.
-    changing = ("attacks", "processes", "permutations", "access", "confidence", "budgets", "static")
-    what = {key: value for key, value in asdict(settings).items() if key not in changing}
-    with RunFolder(out, jsonable(what)).held() as folder:
-        result = attack_in_swapped_roles(folder, settings, told)
-        attacks = out / "attacks"
-        attacks.mkdir(exist_ok=True)
-        write_atomically(attacks / "scores.csv", result.scores_csv())
-        write_atomically(attacks / "table.txt", result.table() + "\n")
-        rows = {
-            "utility": result.utility,
-            "queries": result.queries,
-            "claims": [claim.to_dict() for claim in result.claims()],
-            "controls": [control.to_dict() for control in result.controls()],
-            "privacy": [promise.to_dict() for promise in result.privacy],
-        }
-        write_atomically(attacks / "result.json", json.dumps(jsonable(rows), indent=1) + "\n")
-    return result
-
-
-def attack_in_swapped_roles(
-    folder: RunFolder, settings: SpeakerMembership, told: Callable[[int, int], None] | None = None
-) -> SpeakerMembershipResult:
-    """Do what is left of the stages, and attack.
-
-    They are ``voices``, ``recognisers``, ``shadows`` where these are of another kind, and, of an attacker who does not
-    know of a defense, ``static-shadows``.
+        Where the corpus has too few speakers or voices.
     """
     corpus = settings.source.load()
     left_out = unusable(folder, corpus)

@@ -12,7 +12,8 @@ from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim
 from fl_privacy.config import SpeakerMembershipFile
 from fl_privacy.report import write_report
-from fl_privacy.sims.membership_recipe import EVIDENCE, SpeakerMembershipRecipe
+from fl_privacy.sims.recipe import EVIDENCE
+from fl_privacy.sims.speaker_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.speaker_result import SpeakerMembershipResult, merged
 
 

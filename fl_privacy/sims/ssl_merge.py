@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fl_privacy.config import SslMembershipFile
 from fl_privacy.report import write_report
+from fl_privacy.sims.recipe import EVIDENCE
 from fl_privacy.sims.ssl_evidence import load_evidence, merged
-from fl_privacy.sims.ssl_recipe import EVIDENCE, SslMembershipRecipe
+from fl_privacy.sims.ssl_recipe import SslMembershipRecipe
 
 
 def merge_encoders(folder: Path, files: Sequence[SslMembershipFile], folders: Sequence[Path]) -> None:

@@ -6,15 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
-from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import Speech, SslMembershipFile, refuse_sweep
-from fl_privacy.report import write_report
-from fl_privacy.sims.membership_recipe import facts_of
-from fl_privacy.sims.progress import Progress
+from fl_privacy.audit.files import write_atomically, write_result
+from fl_privacy.config import CorpusChoice, SslMembershipFile, refuse_sweep
+from fl_privacy.sims.progress import Progress, silent
+from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
 from fl_privacy.sims.ssl_encoders import GivenEncoder
 from fl_privacy.sims.ssl_evidence import save_evidence
 from fl_privacy.sims.ssl_given import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership, attack_given_encoder
@@ -23,9 +21,6 @@ from fl_privacy.sims.ssl_recordings import Inputs, source_of
 from fl_privacy.sims.ssl_result import scores_csv
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.updates import ThreatModel
-
-EVIDENCE = "evidence.npz"
-"""In the stage ``audit``: what several seeds are merged from."""
 
 
 class SslMembershipRecipe:
@@ -48,7 +43,7 @@ class SslMembershipRecipe:
     def __init__(self, file: SslMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
         refuse_sweep(file.sweep)
         self.file = file
-        self._progress: Progress = progress or (lambda what, done, total: None)
+        self._progress: Progress = progress or silent
         self._workers = workers
         self._swap = self._swapped_settings() if file.protocol.name == "swap" else None
         self._given = None if self._swap is not None else self._given_settings()
@@ -71,12 +66,8 @@ class SslMembershipRecipe:
 
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
-        if not (folder.done("audit") and (folder.path / "result.json").exists()):
-            folder.undo("audit")
-            work = self._swapped if self._swap is not None else self._asked
-            folder.stage("audit", lambda path: work(path, folder))
-        if not (folder.path / "report.html").exists():
-            write_report(folder.path)
+        work = self._swapped if self._swap is not None else self._asked
+        finish(folder, lambda: folder.stage("audit", lambda path: work(path, folder)))
 
     def _swapped_settings(self) -> SslMembership:
         from fl_privacy.models.pretrained import make_module
@@ -205,14 +196,13 @@ class SslMembershipRecipe:
         parts: Mapping[str, Any],
     ) -> None:
         write_atomically(path / "table.txt", parts["table"] + "\n")
-        model = self.threat_model
         write_result(
             out,
             claims,
             controls,
             scores,
             simulation=self.file.resolved(),
-            threat_model={**model.to_dict(), "words": model.describe()},
+            threat_model=self.threat_model.to_result(),
             **parts,
         )
 
@@ -259,5 +249,5 @@ def _size(model: str, size: Any) -> Any:
         raise UserError(f"target.size of {model}: {error}") from error
 
 
-def _source(speech: Speech, side: str) -> Any:
+def _source(speech: CorpusChoice, side: str) -> Any:
     return source_of(speech.corpus, speech.root, speech.options, side)

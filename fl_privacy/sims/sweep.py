@@ -17,14 +17,14 @@ from fl_privacy.attacks.files import aligned, cell
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.audit.reading import TITLES, columns
-from fl_privacy.config import KINDS, AnyFile, ConfigError, SimulationFile, SweepSettings, load_any
+from fl_privacy.config import KINDS, ConfigError, FederatedSerFile, SimulationFile, SweepSettings, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.report import epsilon, toml, tradeoff, write_sweep_report
 from fl_privacy.report.run import PERMUTATIONS, Run
 from fl_privacy.report.swept import Sweep, in_words
 from fl_privacy.sims.grid import Cell, cells_of
 from fl_privacy.sims.merge import merge_seeds
-from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.run import default_folder, run_file
 
 
@@ -78,10 +78,10 @@ def sweep(
         raise ConfigError(f"seeds must be at least 1, not {seeds}")
     fixed = [*settings]
     base = load_any(source, fixed)
-    if isinstance(base, SimulationFile) and not keep_stores:
+    if isinstance(base, FederatedSerFile) and not keep_stores:
         fixed.append("capture.keep=false")
         base = load_any(source, fixed)
-    elif keep_stores and not isinstance(base, SimulationFile):
+    elif keep_stores and not isinstance(base, FederatedSerFile):
         raise ConfigError(f"keep_stores is for federated simulations; {base.simulation.kind!r} captures no updates")
     if "sweep" not in type(base).model_fields:
         raise ConfigError(f"simulations of kind {base.simulation.kind!r} cannot be swept; `fl-privacy run` runs one")
@@ -192,7 +192,7 @@ def _epsilons(run: Run) -> str:
 def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None, ray: str | None) -> None:
     # A cell that stands in two grids is run once.
     jobs = [(file, folder) for folder, file in {c.run_folder(f): f for c in cells for f in c.files}.items()]
-    tell = progress or (lambda what, done, total: None)
+    tell = progress or silent
     tell("runs", 0, len(jobs))
     if ray is None and (processes == 1 or len(jobs) == 1):
         for number, (file, folder) in enumerate(jobs):
@@ -202,7 +202,7 @@ def _run_all(cells: Sequence[Cell], processes: int, progress: Progress | None, r
     # The first run of each corpus fills the feature cache for the others: no work is done twice at the same time.
     warmed: set[str] = set()
     for file, _ in jobs:
-        if isinstance(file, SimulationFile):
+        if isinstance(file, FederatedSerFile):
             _warm(file, tell, warmed)
     over = _over_processes(jobs, processes) if ray is None else _over_ray(jobs, ray, processes)
     for number, (folder, outcome) in enumerate(over):
@@ -217,7 +217,7 @@ Done = Iterator[tuple[Path, Callable[[], None]]]
 """Runs that are over: the folder, and what raises the error that ended it, if one did."""
 
 
-def _over_processes(jobs: Sequence[tuple[AnyFile, Path]], processes: int) -> Done:
+def _over_processes(jobs: Sequence[tuple[SimulationFile, Path]], processes: int) -> Done:
     with ProcessPoolExecutor(
         min(processes, len(jobs)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
     ) as pool:
@@ -230,7 +230,7 @@ def _over_processes(jobs: Sequence[tuple[AnyFile, Path]], processes: int) -> Don
             raise
 
 
-def _over_ray(jobs: Sequence[tuple[AnyFile, Path]], address: str, processes: int) -> Done:
+def _over_ray(jobs: Sequence[tuple[SimulationFile, Path]], address: str, processes: int) -> Done:
     import ray
 
     one_thread = dict.fromkeys(THREAD_SETTINGS, "1")
@@ -272,7 +272,7 @@ def _passed_on() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(("FL_PRIVACY_", "FLWR_"))}
 
 
-def _warm(file: SimulationFile, tell: Progress, warmed: set[str]) -> None:
+def _warm(file: FederatedSerFile, tell: Progress, warmed: set[str]) -> None:
     from fl_privacy.corpora import Corpus
     from fl_privacy.features import extract
     from fl_privacy.sims.partition import task_corpus

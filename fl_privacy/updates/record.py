@@ -125,6 +125,10 @@ class ThreatModel:
         """Return the fields as plain values."""
         return asdict(self)
 
+    def to_result(self) -> dict[str, Any]:
+        """Return the fields, and all of them in words, as they stand in result.json."""
+        return {**self.to_dict(), "words": self.describe()}
+
     def describe(self) -> str:
         """Say the threat model in words."""
         manner = "alters the protocol" if self.active else "follows the protocol and alters nothing"

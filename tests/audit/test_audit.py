@@ -198,7 +198,7 @@ def test_a_run_that_says_nothing_adds_nothing():
     names, scores, _ = merged.speaker_scores()
     assert scores[:4].tolist() == sorted(scores[:4].tolist())
     assert names.size == 7
-    assert np.abs(merged.speaker_decisions()).max() < 10
+    assert np.abs(merged.combined("speaker").evidence[:, 1]).max() < 10
 
 
 def test_speakers_may_differ_between_runs_but_not_their_labels():

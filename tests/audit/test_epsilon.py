@@ -14,7 +14,6 @@ from scipy.stats import beta, norm
 
 from fl_privacy.audit import Privacy
 from fl_privacy.audit.epsilon import (
-    EpsilonBound,
     clopper_pearson_bound,
     epsilon_bounds,
     one_run_bound,
@@ -169,7 +168,6 @@ def test_any_scores_give_a_bound_within_reach_and_only_their_order_counts(m, see
     assert 0.0 <= found.value <= math.log(m + 1) + 1
     assert bound(np.exp(scores), included, delta=delta).value == found.value
     assert bound(scores, included, delta=min(2 * delta, 0.5)).value <= found.value
-    assert EpsilonBound.from_dict(found.to_dict()) == found
     assert (found.n_in, found.n_out) == (included.sum(), m - included.sum())
 
 

@@ -24,7 +24,7 @@ import soundfile
 from doc_blocks import ELSEWHERE, Block, blocks, pages, why_skipped
 
 from fl_privacy import cli, config
-from fl_privacy.config import SimulationFile, SweepSettings
+from fl_privacy.config import FederatedSerFile, SweepSettings
 from fl_privacy.corpora import Corpus, write
 from fl_privacy.sims.grid import cells_of
 from tests.test_readme import CLIENT, TASK
@@ -147,7 +147,7 @@ def simulated(line: str) -> list[Any]:
     _, kind, *words = shlex.split(line, comments=True)
     options = Options().parse_args(words)
     file = config.load_any(options.source, options.set)
-    if kind == "run" or not isinstance(file, SimulationFile):
+    if kind == "run" or not isinstance(file, FederatedSerFile):
         return [file]
     chosen = SweepSettings(vary=tuple(options.vary)) if options.vary else file.sweep or SweepSettings()
     return [f for cell in cells_of(options.source, options.set, chosen, Path("runs")) for f in cell.files]
@@ -156,7 +156,7 @@ def simulated(line: str) -> list[Any]:
 def quick(line: str) -> bool:
     """Whether a command is one run, on synthetic voices or on a folder that the page has made; its settings are read."""
     file, *others = simulated(line)
-    if others or not isinstance(file, SimulationFile) or not line.startswith("fl-privacy run "):
+    if others or not isinstance(file, FederatedSerFile) or not line.startswith("fl-privacy run "):
         return False
     return all(side.corpus in ("synthetic", "folder") for side in (file.private, *file.auxiliary))
 
@@ -187,7 +187,7 @@ def printed_by(line: str, block: Block, slow: bool, monkeypatch: pytest.MonkeyPa
         if name != "FL_PRIVACY_DATA":  # (a path of the reader's)
             monkeypatch.setenv(name, value)
     elif word == "fl-privacy" and rest[0] in ("run", "sweep") and not quick(line):
-        if slow and isinstance(simulated(line)[0], SimulationFile):
+        if slow and isinstance(simulated(line)[0], FederatedSerFile):
             call(shortened(line, block.value))
     elif word == "fl-privacy":
         call(shortened(line, block.value))

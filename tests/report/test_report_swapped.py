@@ -22,7 +22,7 @@ from fl_privacy.report.rows import thinned
 from fl_privacy.report.run import Run
 from fl_privacy.report.sweep import best_of
 from fl_privacy.report.swept import Sweep
-from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
+from fl_privacy.sims.speaker_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.speaker_result import SpeakerMembershipResult
 from fl_privacy.sims.ssl_result import Reading, scores_csv
 from tests.report.test_report_figures import drawn_points, element

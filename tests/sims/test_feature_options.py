@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchaudio
 
-from fl_privacy.config import SimulationFile, load
+from fl_privacy.config import FederatedSerFile, load
 from fl_privacy.errors import UserError
 from fl_privacy.report import toml
-from fl_privacy.sims.federated_ser import FederatedSER
+from fl_privacy.sims.ser_recipe import FederatedSerRecipe
 from fl_privacy.sims.sweep import _warm
 from fl_privacy.training import read_federation
 from fl_privacy.training.shards import read_client
@@ -43,12 +43,12 @@ def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def made(**options: Any) -> SimulationFile:
+def made(**options: Any) -> FederatedSerFile:
     return load({**SMALL, "features": {"name": "lengths_extractor:Lengths", "options": options, "normalise": "none"}})
 
 
-def written(file: SimulationFile, folder: Path) -> np.ndarray:
-    count = FederatedSER(file).write_data(folder)
+def written(file: FederatedSerFile, folder: Path) -> np.ndarray:
+    count = FederatedSerRecipe(file).write_data(folder)
     return np.concatenate([read_client(folder, number)["train_features"].numpy() for number in range(count)])
 
 
@@ -59,7 +59,7 @@ def test_a_run_hands_them_over(tmp_path: Path) -> None:
     assert single.min() > 0
     np.testing.assert_array_equal(double, 2 * single)
     with pytest.raises(UserError, match="missing a required argument: 'dimension'. Its options: dimension, factor"):
-        FederatedSER(made()).write_data(tmp_path / "none")
+        FederatedSerRecipe(made()).write_data(tmp_path / "none")
 
 
 def test_a_sweep_warms_the_cache_for_each_of_them(calls: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from fl_privacy.attacks.files import read_result
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import main_claims
-from fl_privacy.config import SimulationFile, load
+from fl_privacy.config import FederatedSerFile, load
 from fl_privacy.published.compare import comparison
 from fl_privacy.published.departures import departures
 from fl_privacy.sims.as_published import claims_of as claims_of_run
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run("feng2021-fedsgd", SMALL, out=tmp_path_factory.mktemp("runs") / "run")
 
 
-def preset(name: str) -> tuple[SimulationFile, dict[str, Any]]:
+def preset(name: str) -> tuple[FederatedSerFile, dict[str, Any]]:
     """A preset without its sweep, and the sweep."""
     text = resources.files("fl_privacy.presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
     content = tomllib.loads(text)
@@ -80,7 +80,7 @@ def test_presets_are_the_study(name: str) -> None:
     assert bool(varied) == (name in ("feng2021-dropout", "feng2021-layers"))
 
 
-@pytest.mark.skipif("sweep" not in SimulationFile.model_fields, reason="simulation files have no sweeps")
+@pytest.mark.skipif("sweep" not in FederatedSerFile.model_fields, reason="simulation files have no sweeps")
 def test_presets_that_are_sweeps_have_the_cells_of_the_study(tmp_path: Path) -> None:
     from fl_privacy.sims.grid import cells_of
 

@@ -17,7 +17,7 @@ from fl_privacy.models.ser import SERNet
 from fl_privacy.sims.engines import local
 from fl_privacy.sims.local import run_simulation
 from fl_privacy.sims.shadow import shadow_updates
-from fl_privacy.sims.shadow_training import ShadowFederation, match_shadow, train_shadow, train_shadows
+from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.strategies import CaptureUpdates, FedSGD
 from fl_privacy.training import ClientData, write_federation
 from fl_privacy.updates import UpdateStore
@@ -259,24 +259,6 @@ def configuration(data, place, **changes):
         "store": str(place / "updates"),
         "utility": str(place / "utility"),
     }
-
-
-def test_federations_over_processes_are_the_same_and_say_how_far_they_are(data, tmp_path):
-    ends, told = [], []
-    for processes in (1, 2):
-        federations = []
-        for seed in (5, 6, 7):
-            place = tmp_path / f"{processes}-{seed}"
-            place.mkdir()
-            noise = defended(("Noise", {}))
-            federations.append(ShadowFederation(place, CLIENTS, configuration(data, place, seed=seed, **noise)))
-        train_shadows(federations, processes, lambda number, updates: told.append((number, updates)))
-        ends.append([UpdateStore(f.folder / "updates").digest() for f in federations])
-    assert ends[0] == ends[1]
-    assert len(set(ends[0])) == 3
-    expected = [(number, A_ROUND * (r + 1)) for number in range(3) for r in range(ROUNDS)]
-    assert told[: len(told) // 2] == expected
-    assert sorted(told[len(told) // 2 :]) == expected
 
 
 class Matched:

@@ -14,10 +14,10 @@ import pytest
 from fl_privacy.attacks.base import LinearAttack
 from fl_privacy.config import load
 from fl_privacy.errors import UserError
-from fl_privacy.sims import federated_ser
+from fl_privacy.sims import ser_recipe
 from fl_privacy.sims.contests import Contest
-from fl_privacy.sims.federated_ser import FederatedSER
 from fl_privacy.sims.run import run
+from fl_privacy.sims.ser_recipe import FederatedSerRecipe
 from fl_privacy.updates import UpdateStore
 
 HERE = "tests.sims.tiny_speech:"
@@ -116,12 +116,12 @@ def test_the_attacker_who_knows_is_told_how_large_the_noise_is(tmp_path: Path) -
     names = ["plain", "clean"]
     attack = [{"name": "input-reconstruction", "label": n, "clean": n == "clean"} for n in names]
     with pytest.MonkeyPatch.context() as patch:
-        made = federated_ser.contests
+        made = ser_recipe.contests
 
         def listening(*arguments: Any, **settings: Any) -> list[Contest]:
             return [replace(contest, attack=Listening(contest.name)) for contest in made(*arguments, **settings)]
 
-        patch.setattr(federated_ser, "contests", listening)
+        patch.setattr(ser_recipe, "contests", listening)
         run({**TINY, "defense": [loud], "attack": attack}, out=tmp_path / "run")
     assert heard == {
         "plain": [0.25, 0.25],
@@ -166,7 +166,7 @@ def test_what_no_client_can_do_is_refused_before_anything_runs(
 
 def test_accuracies_that_no_account_holds_are_refused() -> None:
     with pytest.raises(UserError, match="fraction_evaluate"):
-        FederatedSER(load(TINY, ["federation.fraction_evaluate=0.5"]))
+        FederatedSerRecipe(load(TINY, ["federation.fraction_evaluate=0.5"]))
 
 
 LOCAL = {"name": "client-dp", "placement": "client", "clipping_norm": 0.5, "noise_multiplier": 0.01}
@@ -185,7 +185,7 @@ BY_EXAMPLE = {"name": "dp-sgd", "noise_multiplier": 0.8}
 def test_the_noise_that_is_told_is_that_which_is_there(
     tmp_path: Path, defenses: list[dict[str, Any]], told: float
 ) -> None:
-    simulation = FederatedSER(load({**TINY, "defense": defenses}))
+    simulation = FederatedSerRecipe(load({**TINY, "defense": defenses}))
     folder = run({**TINY, "defense": defenses, "audit": {"permutations": 5, "canaries": 10}}, out=tmp_path / "run")
     update = UpdateStore(folder / "victim" / "updates").updates()[0]
     assert simulation._noise(update) == pytest.approx(told)
@@ -205,6 +205,6 @@ def test_without_a_defense_all_shadows_are_clean(tmp_path: Path) -> None:
 
 def test_names_and_settings_that_mean_nothing_are_refused() -> None:
     with pytest.raises(UserError, match="harness's own"):
-        FederatedSER(load({**TINY, "attack": [{"name": "input-reconstruction", "label": "a:static"}]}))
+        FederatedSerRecipe(load({**TINY, "attack": [{"name": "input-reconstruction", "label": "a:static"}]}))
     with pytest.raises(UserError, match="reply is a setting of fedsgd"):
         load(TINY, ["federation.algorithm=fedavg", "federation.reply=step"])

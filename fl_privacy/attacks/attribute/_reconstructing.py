@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ Floats = NDArray[np.float64]
 logger = logging.getLogger(__name__)
 
 
-class Reconstructing(LayerAttack):
+class Reconstructing(LayerAttack, ABC):
     """Reads a vector off each of some layers of an update, side by side, standardised by the attacker's own updates.
 
     Attributes
@@ -30,9 +31,9 @@ class Reconstructing(LayerAttack):
     def prepare(self, auxiliary: Auxiliary) -> None:
         """Take what is needed of what the attacker owns, before anything is read."""
 
+    @abstractmethod
     def read(self, update: Update, layer: Layer) -> Floats:
         """Return what one layer tells of the inputs, shape (d,); NaN where it tells nothing."""
-        raise NotImplementedError
 
     def _rows(self, updates: Sequence[Update]) -> Floats:
         """Return what is read off each update, shape (n, d); NaN where the layers lack or tell nothing."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -286,18 +284,6 @@ class PublishedMLP:
             raise UserError(f"the published classifier holds speakers back; {names.size} of shadows are too few")
         chosen = np.random.default_rng(self.seed).permutation(names)[:count]
         return torch.from_numpy(np.isin(speakers, chosen))
-
-
-CLASSIFIERS: Mapping[str, Callable[[], MembershipClassifier]] = MappingProxyType(
-    {
-        "pair.mean": OneFeature,
-        "logistic": Logistic,
-        "boosting": Boosting,
-        "perceptron": Perceptron,
-        "published-mlp": PublishedMLP,
-    }
-)
-"""The classifiers by name."""
 
 
 def threshold_at(scores: ArrayLike, members: ArrayLike, fpr: float) -> float:

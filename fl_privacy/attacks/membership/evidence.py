@@ -172,20 +172,6 @@ class TaughtAttack:
         )
 
 
-def attack_targets(
-    attack: MembershipAttack,
-    design: SwapDesign,
-    training: Sequence[Features],
-    heard: Features,
-    *,
-    fpr: float,
-    references: Features | None = None,
-    targets: Sequence[int] | None = None,
-) -> Evidence:
-    """Fit an attack on shadow recognisers and let it tell of the targets' candidates; see `TaughtAttack`."""
-    return TaughtAttack(attack, design, training, fpr=fpr, targets=targets).tell(heard, references)
-
-
 def _of_shadows(
     attack: MembershipAttack, design: SwapDesign, shadows: Sequence[int], features: Features
 ) -> tuple[Floats, NDArray[np.bool_], NDArray[np.str_]]:

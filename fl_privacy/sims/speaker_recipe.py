@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fl_privacy.attacks.files import write_result
 from fl_privacy.attacks.membership.queries import Budget
 from fl_privacy.attacks.saved import save_evidence
-from fl_privacy.audit.files import write_atomically
-from fl_privacy.config import SpeakerMembershipFile, Speech, refuse_sweep
-from fl_privacy.corpora import Corpus
+from fl_privacy.audit.files import write_atomically, write_result
+from fl_privacy.config import CorpusChoice, SpeakerMembershipFile, refuse_sweep
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
 from fl_privacy.models.speaker_losses import LOSSES
-from fl_privacy.report import write_report
 from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
-from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.progress import Progress, silent
+from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
 from fl_privacy.sims.speaker_membership import SpeakerMembership, attack_in_swapped_roles
 from fl_privacy.sims.speaker_recognisers import Source
 from fl_privacy.sims.speaker_result import SpeakerMembershipResult
@@ -28,9 +25,6 @@ from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.speaker import SpeakerTraining
 from fl_privacy.training.speaker_private import NAME, SpeakerDP
 from fl_privacy.updates import ThreatModel
-
-EVIDENCE = "evidence.npz"
-"""In the stage ``audit``: what several seeds are merged from."""
 
 _SEEN = {"white-box": "the embeddings of the voices that it sends", "scores": "similarities of two voices alone"}
 
@@ -55,7 +49,7 @@ class SpeakerMembershipRecipe:
     def __init__(self, file: SpeakerMembershipFile, progress: Progress | None = None, workers: int = 1) -> None:
         refuse_sweep(file.sweep)
         self.file = file
-        self._progress: Progress = progress or (lambda what, done, total: None)
+        self._progress: Progress = progress or silent
         target, protocol, audit = file.target, file.protocol, file.audit
         own = target.model is not None
         dp = next((SpeakerDP(**defense.model_dump(exclude={"name"})) for defense in file.defense), None)
@@ -72,22 +66,22 @@ class SpeakerMembershipRecipe:
             speech.corpus,
             speech.root,
             training,
-            None if own else shadow,
-            target.access,
-            protocol.imposters,
-            protocol.swaps,
-            protocol.voices,
-            protocol.ratios,
-            protocol.chunk_frames,
-            audit.fpr,
-            tuple(attack.name for attack in file.attack),
-            audit.permutations,
-            audit.confidence,
-            file.simulation.seed,
-            workers,
-            speech.options,
-            tuple(Budget(**budget.model_dump()) for budget in protocol.budgets),
-            protocol.static,
+            shadow=None if own else shadow,
+            access=target.access,
+            imposters=protocol.imposters,
+            swaps=protocol.swaps,
+            voices=protocol.voices,
+            ratios=protocol.ratios,
+            chunk_frames=protocol.chunk_frames,
+            fpr=audit.fpr,
+            attacks=tuple(attack.name for attack in file.attack),
+            permutations=audit.permutations,
+            confidence=audit.confidence,
+            seed=file.simulation.seed,
+            processes=workers,
+            options=speech.options,
+            budgets=tuple(Budget(**budget.model_dump()) for budget in protocol.budgets),
+            static=protocol.static,
         )
 
     @property
@@ -106,13 +100,9 @@ class SpeakerMembershipRecipe:
 
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
-        if not (folder.done("audit") and (folder.path / "result.json").exists()):
-            folder.undo("audit")
-            work = self._swapped if self.file.target.model is None else self._own
-            with logs_to(folder.path / "log.txt"):
-                folder.stage("audit", lambda path: work(path, folder))
-        if not (folder.path / "report.html").exists():
-            write_report(folder.path)
+        work = self._swapped if self.file.target.model is None else self._own
+        with logs_to(folder.path / "log.txt"):
+            finish(folder, lambda: folder.stage("audit", lambda path: work(path, folder)))
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:
         found = attack_in_swapped_roles(folder, self.settings, self._told())
@@ -164,14 +154,13 @@ class SpeakerMembershipRecipe:
 
     def _write(self, path: Path, out: Path, claims: Any, controls: Any, scores: str, parts: dict[str, Any]) -> None:
         write_atomically(path / "table.txt", parts["table"] + "\n")
-        model = self.threat_model
         write_result(
             out,
             claims,
             controls,
             scores,
             simulation=self.file.resolved(),
-            threat_model={**model.to_dict(), "words": model.describe()},
+            threat_model=self.threat_model.to_result(),
             **parts,
         )
 
@@ -189,25 +178,5 @@ class SpeakerMembershipRecipe:
         return told
 
 
-def facts_of(speech: Speech, left_out: dict[str, str]) -> dict[str, Any]:
-    """Say of a corpus what was taken, and what was left out and why.
-
-    Parameters
-    ----------
-    speech : Speech
-    left_out : dict of str to str
-        Of what the scan took: a speaker or a voice, and why it was left out.
-    """
-    corpus = Corpus.load(speech.corpus, speech.root, **speech.options)
-    reasons = Counter([excluded.reason for excluded in corpus.excluded])
-    reasons.update(left_out.values())
-    return {
-        "name": corpus.name,
-        "speakers": len(corpus.speakers),
-        "utterances": len(corpus),
-        "left_out": dict(sorted(reasons.items())),
-    }
-
-
-def _source(speech: Speech, side: str) -> Source:
+def _source(speech: CorpusChoice, side: str) -> Source:
     return Source(speech.corpus, speech.root, json.dumps(speech.options, sort_keys=True), side)

@@ -23,16 +23,17 @@ from fl_privacy.attacks.question import SPEAKER, Question, check_values
 from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
 from fl_privacy.audit import Privacy
-from fl_privacy.config import SimulationFile, refuse_sweep
+from fl_privacy.config import FederatedSerFile, refuse_sweep
 from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defenses, unaware
 from fl_privacy.errors import UserError
-from fl_privacy.report import write_report
 from fl_privacy.sims import as_published
 from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.canaries import audit_epsilon, from_server, with_canaries
 from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
-from fl_privacy.sims.progress import Progress
+from fl_privacy.sims.progress import Progress, silent
+from fl_privacy.sims.recipe import EVIDENCE, finish
+from fl_privacy.sims.run_config import run_config_of
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
@@ -49,12 +50,12 @@ CHECKPOINT = "checkpoint"
 """File in a federation's stage folder from which a killed one goes on."""
 
 
-class FederatedSER:
+class FederatedSerRecipe:
     """One run of the recipe.
 
     Parameters
     ----------
-    settings : SimulationFile
+    settings : FederatedSerFile
         The resolved simulation.
     progress : callable, optional
         See `Progress`.
@@ -66,7 +67,7 @@ class FederatedSER:
 
     def __init__(
         self,
-        settings: SimulationFile,
+        settings: FederatedSerFile,
         progress: Progress | None = None,
         engine: Engine | None = None,
         workers: int = 1,
@@ -76,7 +77,7 @@ class FederatedSER:
         self._local: Engine = functools.partial(local, workers=workers)
         engines = {**ENGINES, "local": self._local}
         self._engine = engine or engines.get(settings.simulation.engine)
-        self._progress: Progress = progress or (lambda what, done, total: None)
+        self._progress: Progress = progress or silent
         self._voices = Voices(settings, self._progress)
         self._asked: dict[tuple[str, bool, bool], Question] = {}
         self._defenses = [d.model_dump() for d in settings.defense]
@@ -160,17 +161,7 @@ class FederatedSER:
                 )
             if self._audited(folder.path):
                 folder.stage("canaries", lambda path: self._canaries(path, folder.path))
-            whole = folder.done("audit") and (folder.path / "result.json").exists()
-            if not whole:
-                folder.undo("audit")
-                for number in range(len(self._contests)):
-                    folder.stage(
-                        f"attacks/{number}",
-                        lambda path, n=number: self._attack(path, n, folder.path),  # type: ignore[misc]
-                    )
-                folder.stage("audit", lambda path: self._audit(path, folder.path))
-            if not (folder.path / "report.html").exists():
-                write_report(folder.path)
+            finish(folder, lambda: self._attack_and_audit(folder))
         if not settings.capture.keep:
             for name in ["victim", *(shadow.name for shadow in self._shadows)]:
                 remove(folder.path / name / "updates")
@@ -263,35 +254,16 @@ class FederatedSER:
         return len(made.clients)
 
     def _run_config(self, folder: Path, clients: int, seed: int, private: bool, defended: bool) -> dict[str, Any]:
-        settings, capture, shadow = self.settings.federation, self.settings.capture, self.settings.shadow
-        a_round = settings.a_round_of(clients)
-        if a_round > clients:
-            raise UserError(f"federation.clients_per_round = {a_round}, but {folder.name} has only {clients} clients")
-        as_victim = private or shadow.initialisation == "victim"
-        run_config = {
-            "data": str(folder / "data"),
-            "store": str(folder / "updates"),
-            "utility": str(folder / "utility.json"),
-            "seed": seed,
-            "initial-seed": self.settings.simulation.seed if as_victim else seed,
-            "algorithm": settings.algorithm,
-            "num-server-rounds": settings.rounds if private else shadow.rounds or settings.rounds,
-            "clients-per-round": a_round,
-            "batch-size": settings.batch_size,
-            "learning-rate": settings.learning_rate or 0.0,
-            "local-epochs": settings.local_epochs,
-            "dropout": settings.dropout,
-            "fraction-evaluate": settings.fraction_evaluate,
-            "reply": settings.reply,
-            "defenses": json.dumps(self._defenses if defended else unaware(self._defenses)),
-            "observe": capture.observe,
-            "owns": self._owns,
-            "capture-arrays": json.dumps(capture.arrays),
-            "capture-clients": json.dumps(capture.clients if private else None),
-            "capture-every": capture.every,
-            "capture-dtype": capture.dtype,
-            "checkpoint": str(folder / CHECKPOINT),
-        }
+        run_config = run_config_of(
+            self.settings,
+            folder,
+            clients,
+            seed,
+            private=private,
+            owns=self._owns,
+            defenses=self._defenses if defended else unaware(self._defenses),
+        )
+        run_config["checkpoint"] = str(folder / CHECKPOINT)
         if self._defenses and defended:
             # The attacker's noise is the victims': its own clients may take part more often.
             run_config["participations"] = self._participations
@@ -368,6 +340,14 @@ class FederatedSER:
             model = defense.model(model)
         return gradient_of(model)
 
+    def _attack_and_audit(self, folder: RunFolder) -> None:
+        for number in range(len(self._contests)):
+            folder.stage(
+                f"attacks/{number}",
+                lambda path, n=number: self._attack(path, n, folder.path),  # type: ignore[misc]
+            )
+        folder.stage("audit", lambda path: self._audit(path, folder.path))
+
     def _attack(self, folder: Path, number: int, run: Path) -> None:
         contest = self._contests[number]
         name, attack, choice = contest.name, contest.attack, contest.choice
@@ -408,14 +388,14 @@ class FederatedSER:
             evaluation,
             run,
             simulation=settings.resolved(),
-            threat_model={**self.threat_model.to_dict(), "words": self.threat_model.describe()},
+            threat_model=self.threat_model.to_result(),
             utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
             corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
             test_speakers=facts["victim"][-1]["test_speakers"],
             privacy=[promise.to_dict() for promise in with_canaries(self._promises(run), [run])],
             failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
         )
-        save_evidence(evaluation, folder / "evidence.npz")
+        save_evidence(evaluation, folder / EVIDENCE)
         self._progress("audit", 1, 1)
 
     def _promises(self, run: Path) -> list[Privacy]:

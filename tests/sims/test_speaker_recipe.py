@@ -17,9 +17,9 @@ from fl_privacy.audit import Privacy
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.config import ConfigError, SpeakerMembershipFile, load, load_any
 from fl_privacy.errors import UserError
-from fl_privacy.sims.membership_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.run import run
+from fl_privacy.sims.speaker_recipe import SpeakerMembershipRecipe
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.sims.sweep import table as sweep_table
 from fl_privacy.training.speaker import SpeakerTraining
@@ -197,8 +197,8 @@ def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
         (["members={corpus='an4'}"], r"members: for a model of one's own"),
         (["target.sample_rate=8000"], "sample_rate: for a model of one's own"),
         (["protocol.ratios=[2.0]"], "protocol.ratios.0"),
-        (["protocol.ratios=[1.0, 0.0, 1.0]"], "ratios: a share stands there twice"),
-        (["attack=[{name='logistic'}, {name='logistic'}]"], "a name stands there twice"),
+        (["protocol.ratios=[1.0, 0.0, 1.0]"], "ratios: 1.0 stands there twice"),
+        (["attack=[{name='logistic'}, {name='logistic'}]"], "attack: .logistic. stands there twice"),
         (["simulation.kind=magic"], "simulation.kind: 'magic' is none of federated-ser, speaker-membership"),
     ],
 )
