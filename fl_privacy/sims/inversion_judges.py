@@ -25,13 +25,6 @@ ATTACKED, OTHER_SEED, INDEPENDENT, ENCODER = "attacked", "other seed", "other ar
 """Names of the judges: the target itself, which is none; a second one of another seed; a recogniser of another
 architecture; and an encoder that was trained on other people and has heard every class once."""
 
-JUDGES = {
-    ATTACKED: "the recogniser under attack: adversarial examples count, too",
-    OTHER_SEED: "a SincNet of another seed and other recordings",
-    INDEPENDENT: "an x-vector recogniser trained on other recordings of the same speakers",
-    ENCODER: "a speaker encoder trained on other people, enrolled with recordings of the classes",
-}
-
 _WINDOWS = 60
 """Of a long wave that a classifier hears as a judge; 10 ms apart, neighbours say much the same."""
 

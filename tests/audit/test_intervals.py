@@ -176,7 +176,7 @@ def test_what_cannot_have_an_interval_is_refused():
         intervals.auc_interval([1.0, 2.0], [0.0, 1.0], ["a", "a"], ["b", "c"])
     with pytest.raises(UserError, match="groups"):
         intervals.auc_interval([1.0, 2.0], [0.0, 1.0], ["a"], ["b", "c"])
-    with pytest.raises(UserError, match="same rows"):
+    with pytest.raises(UserError, match="same speakers"):
         intervals.difference_interval([1.0, 2.0], [0.0, 1.0], [1.0, 2.0, 3.0], [0.0, 1.0])
     with pytest.raises(UserError, match="fractions"):
         intervals.proportion_interval([0.5, 1.5])
