@@ -123,7 +123,7 @@ def call(line: str) -> None:
 
 
 def commands(block: Block) -> list[str]:
-    lines = block.text.splitlines()
+    lines = block.text.replace("\\\n", " ").splitlines()
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     return [line for line in lines if line.strip() and not line.startswith("#")]
