@@ -337,7 +337,12 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
         ({"target": {"checkpoint": "x"}, "countermeasure": [{"name": "dp-sgd"}]}, "dp-sgd is a matter of training"),
         ({"people": {"trained": 0.8, "judged": 0.2}}, "leave no recordings to test on"),
         ({"spoof": {"synthesiser": "a:b"}}, "comes with the encoder"),
-        ({"judge": {}}, "judge: unknown key"),
+        ({"judge": {}}, r"judge: unknown key \(did you mean 'judges'\?\)$"),
+        ({"attack": [{"name": "standart"}]}, r"source-filter', 'dvector' or 'map-dvector' \(it is 'standart'\)$"),
+        (
+            {"attack": [{"name": "dvector", "step": 3, "stepsize": 1}]},
+            r"stepsize: unknown key \(did you mean 'step_size'",
+        ),
     ],
 )
 def test_files_are_checked(speech, changes, message):
