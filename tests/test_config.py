@@ -67,7 +67,8 @@ def test_later_settings_win():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["federation.round=3"], r"federation\.round: unknown key"),
+        (["federation.round=3"], r"federation\.round: unknown key \(did you mean 'rounds'\?\)$"),
+        (["private.option.x=3"], r"private\.option: unknown key \(did you mean 'options'\?\)$"),
         (["federation.rounds=0"], r"federation\.rounds: .*greater than or equal to 1 \(it is 0\)"),
         (["federation.rounds=many"], r"federation\.rounds: .*'many'"),
         (["federation.rounds=2.5"], r"federation\.rounds"),
@@ -90,7 +91,7 @@ def test_later_settings_win():
         (["attack=[]"], "attack"),
         (["auxiliary=[]"], "auxiliary"),
         (["private.corpus=''"], r"private\.corpus"),
-        (["nonsense.key=1"], r"nonsense: unknown key"),
+        (["nonsense.key=1"], r"nonsense: unknown key$"),
         (["auxiliary.7.root=x"], "no entry '7'; there are: emodb, folder"),
         (["attack.raw-linear.C=1"], "no entry 'raw-linear'; there are: input-reconstruction, deep"),
         (["private.corpus.name=x"], "not a table"),

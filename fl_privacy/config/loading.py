@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from fl_privacy.config.federated_ser import FederatedSerFile
 from fl_privacy.config.sections import ConfigError
@@ -66,7 +67,7 @@ def load_any(source: str | Path | Mapping[str, Any], settings: Sequence[str | tu
     try:
         return KINDS[kind].model_validate(content)
     except ValidationError as error:
-        raise ConfigError(f"{name}: " + "; ".join(_explain(e) for e in error.errors())) from None
+        raise ConfigError(f"{name}: " + "; ".join(_explain(e, KINDS[kind]) for e in _causes(error))) from None
 
 
 def load(source: str | Path | Mapping[str, Any], settings: Sequence[str | tuple[str, Any]] = ()) -> FederatedSerFile:
@@ -147,11 +148,41 @@ def _name_of(entry: Any) -> Any:
     return entry.get("label") or entry.get("name") or entry.get("corpus", "")
 
 
-def _explain(error: Any) -> str:
+def _causes(error: ValidationError) -> list[Any]:
+    """Return the errors, without those of a list that is merely what an error inside it makes of it."""
+    errors = error.errors()
+    places = [e["loc"] for e in errors]
+    return [
+        e
+        for e in errors
+        if e["type"] != "too_short" or not any(p[: len(e["loc"])] == e["loc"] and p != e["loc"] for p in places)
+    ]
+
+
+def _sections(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections(part)
+
+
+def _instead(place: Sequence[Any], model: type[BaseModel]) -> str:
+    """Say which key of the same table an unknown one is most like, if any is."""
+    tables = [model]
+    for part in place[:-1]:
+        if not isinstance(part, int):
+            fields = [table.model_fields[part] for table in tables if part in table.model_fields]
+            tables = [section for field in fields for section in _sections(field.annotation)]
+    keys = [key for table in tables for key in table.model_fields]
+    like = get_close_matches(str(place[-1]), keys, n=1)
+    return f" (did you mean {like[0]!r}?)" if like else ""
+
+
+def _explain(error: Any, model: type[BaseModel]) -> str:
     where = ".".join(str(part) for part in error["loc"])
     match error["type"]:
         case "extra_forbidden":
-            return f"{where}: unknown key"
+            return f"{where}: unknown key{_instead(error['loc'], model)}"
         case "missing":
             return f"{where}: missing"
         case "value_error":

@@ -68,7 +68,10 @@ class InversionTarget(Section):
     def _trained_or_given(self) -> InversionTarget:
         trained = sorted(self.model_fields_set - {"checkpoint"})
         if self.checkpoint is not None and trained:
-            raise ValueError(f"{trained[0]}: the checkpoint is trained already")
+            raise ValueError(
+                f"{trained[0]}: the checkpoint is trained already; "
+                "give it alone: --set 'target={checkpoint=\"FILE\"}'"
+            )
         return self
 
 

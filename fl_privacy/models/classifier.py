@@ -255,7 +255,11 @@ def _public(path: Path, classes: Sequence[str] | None) -> SpeakerClassifier:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler meets
-        raise UserError(f"speaker classifier: {path} is no checkpoint ({str(error).splitlines()[0][:120]})") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(
+            f"speaker classifier: {path} is no checkpoint ({said}); give classifier.safetensors of a run, "
+            "or the file of SincNet's authors"
+        ) from error
     parts = ("CNN_model_par", "DNN1_model_par", "DNN2_model_par")
     if not isinstance(held, dict) or any(not isinstance(held.get(part), dict) for part in parts):
         has = ", ".join(map(str, held)) if isinstance(held, dict) else type(held).__name__

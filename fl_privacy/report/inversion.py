@@ -107,7 +107,7 @@ def headline(run: Run) -> Mapping[str, Any]:
 def threat(run: Run) -> Mapping[str, Any] | None:
     """Who attacks: for the voices themselves, whatever label is read from them besides."""
     told = sections.threat(run)
-    return None if told is None else {**told, "attribute": "their voices"}
+    return None if told is None else {**told, "attribute": "their voices", "trains": "train", "sees": "weights"}
 
 
 def utility(run: Run) -> Mapping[str, Any]:

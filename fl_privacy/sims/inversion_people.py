@@ -164,7 +164,7 @@ def _chosen(speech: CorpusPart) -> Corpus:
 
 def _usable(corpus: Corpus) -> tuple[dict[str, list[Wave]], Counter[str]]:
     found: dict[str, list[Wave]] = {}
-    reasons: Counter[str] = Counter()
+    reasons = Counter(excluded.reason for excluded in corpus.excluded)
     for utterance in corpus:
         try:
             wave = corpus.wave(utterance)

@@ -10,7 +10,7 @@ from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
 from fl_privacy.audit import Claim, Control, Privacy
 from fl_privacy.audit.files import write_atomically, write_result
-from fl_privacy.config import CorpusChoice, SslMembershipFile, refuse_sweep
+from fl_privacy.config import ConfigError, CorpusChoice, SslMembershipFile, refuse_sweep
 from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
 from fl_privacy.sims.ssl_encoders import GivenEncoder
@@ -82,7 +82,12 @@ class SslMembershipRecipe:
         import torch
 
         with torch.device("meta"):
-            make_module(training.model, training.size)  # refuses a size before anything is read
+            depth = make_module(training.model, training.size).depth  # refuses a size before anything is read
+        if not -depth <= target.layer < depth:
+            raise ConfigError(
+                f"target.layer: {training.model} of this size has no layer {target.layer}; "
+                f"it has {depth}, counted from 0 (or from the end, -1)"
+            )
         return SslMembership(
             source_of(file.private.corpus, file.private.root, file.private.options),
             training,

@@ -68,19 +68,28 @@ class RunFolder:
         text = json.dumps(self._settings, indent=1, sort_keys=True) + "\n"
         if path.exists():
             held = path.read_text(encoding="utf-8")
-            if held != text:
+            if held == text:
+                return
+            if self._begun():
                 raise UserError(
                     f"{self.path} holds a run with other settings ({_difference(json.loads(held), self._settings)}); "
                     "name another folder (--out), or delete it"
                 )
-            return
         strange = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
-        if strange:
+        if strange and not path.exists():
             raise UserError(f"{self.path} holds other files ({', '.join(strange[:3])}); name an empty or new --out")
         try:
             write_atomically(path, text)
         except OSError as error:
             raise UserError(f"cannot write to the run folder {self.path}: {error.strerror or error}") from error
+
+    def _begun(self) -> bool:
+        """Whether anything is there that other settings would spoil: not so where a run was refused at its start."""
+        for entry in self.path.iterdir():
+            empty = entry.is_dir() and not any(entry.iterdir())
+            if not empty and entry.name not in (_SETTINGS, ".lock", "log.txt"):
+                return True
+        return False
 
     def done(self, name: str) -> bool:
         """Whether a stage is through."""

@@ -54,7 +54,8 @@ def speech(tmp_path_factory) -> Path:
     # What cannot be used is left out, and the run goes on.
     soundfile.write(str(root / "p00" / "short.wav"), np.ones(800) * 0.1, 16_000)
     soundfile.write(str(root / "p01" / "silent.wav"), np.zeros(6400), 16_000)
-    rows += ["p00/short.wav,p00,male", "p01/silent.wav,p01,female"]
+    (root / "p02" / "empty.wav").write_bytes(b"")
+    rows += ["p00/short.wav,p00,male", "p01/silent.wav,p01,female", "p02/empty.wav,p02,male"]
     (root / "manifest.csv").write_text("\n".join(rows) + "\n")
     return root
 
@@ -165,7 +166,7 @@ def test_what_judges_say_can_be_computed_again(done: Path, speech):
     assert len(speakers) == CLASSES and speakers < {f"p{n:02d}" for n in range(CLASSES + OTHERS)}
     assert result["corpora"]["auxiliary"][0]["speakers"] == OTHERS
     left_out = result["corpora"]["private"][0]["left_out"]
-    assert left_out == {"shorter than a window of 200 ms": 1, "silence": 1}
+    assert left_out == {"empty file": 1, "shorter than a window of 200 ms": 1, "silence": 1}
 
 
 def test_experiment_three_has_its_controls(done: Path):
@@ -246,6 +247,8 @@ def test_the_report_tells_all_of_it(done: Path):
         "Countermeasures",
         "no deepfake",
         "guesses their voices",
+        ">weights<",
+        "empty file",
         "windows classified",
         "shorter than a window of 200 ms",
     ):
@@ -337,7 +340,12 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
         ({"target": {"checkpoint": "x"}, "countermeasure": [{"name": "dp-sgd"}]}, "dp-sgd is a matter of training"),
         ({"people": {"trained": 0.8, "judged": 0.2}}, "leave no recordings to test on"),
         ({"spoof": {"synthesiser": "a:b"}}, "comes with the encoder"),
-        ({"judge": {}}, "judge: unknown key"),
+        ({"judge": {}}, r"judge: unknown key \(did you mean 'judges'\?\)$"),
+        ({"attack": [{"name": "standart"}]}, r"source-filter', 'dvector' or 'map-dvector' \(it is 'standart'\)$"),
+        (
+            {"attack": [{"name": "dvector", "step": 3, "stepsize": 1}]},
+            r"stepsize: unknown key \(did you mean 'step_size'",
+        ),
     ],
 )
 def test_files_are_checked(speech, changes, message):

@@ -426,6 +426,11 @@ def test_presets_can_be_run(name):
     assert "frames of the utterances" in recipe.threat_model.describe()
 
 
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UserError, match=r"target\.layer: tera of this size has no layer 9; it has 3"):
+        run("ssl-membership", ["target.layer=9"], out=tmp_path / "r")
+
+
 def test_an_impossible_size_is_refused_before_anything_is_read(tmp_path):
     for size, message in (({"width": 8}, "target.size of tera"), ("tiny", "size is 'tiny'")):
         with pytest.raises(UserError, match=message):

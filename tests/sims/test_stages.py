@@ -74,9 +74,21 @@ with RunFolder(Path(sys.argv[1]), {"seed": 1}).held() as run:
 def test_other_settings_are_refused_and_equal_ones_in_another_order_are_not(tmp_path):
     with hold(tmp_path / "run", {"a": 1, "b": {"c": 2}}):
         pass
-    with hold(tmp_path / "run", {"b": {"c": 2}, "a": 1}):
-        pass
+    with hold(tmp_path / "run", {"b": {"c": 2}, "a": 1}) as run:
+        run.stage("first", lambda folder: (folder / "out").write_text("1"))
     with pytest.raises(UserError, match="other settings"), hold(tmp_path / "run", {"a": 1, "b": {"c": 3}}):
+        pass
+
+
+def test_a_run_that_was_refused_at_its_start_keeps_its_folder_from_nobody(tmp_path):
+    def refuse(folder: Path) -> None:
+        raise UserError("no such corpus")
+
+    with pytest.raises(UserError, match="no such corpus"), hold(tmp_path / "run", {"a": 1}) as run:
+        run.stage("first", refuse)
+    with hold(tmp_path / "run", {"a": 2}) as run:
+        run.stage("first", lambda folder: (folder / "out").write_text("1"))
+    with pytest.raises(UserError, match="other settings"), hold(tmp_path / "run", {"a": 1}):
         pass
 
 
