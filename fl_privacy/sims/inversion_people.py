@@ -85,6 +85,7 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
         raise UserError(
             f"people: {len(order)} speakers with {_FEWEST} usable recordings; {wanted} classes"
             f"{' and 4 auxiliary speakers' if own else ''} take {max(least, 7 if own else 3)}"
+            f"{'; lower people.classes' if wanted > 3 and len(order) >= (7 if own else 3) else ''}"
         )
     if named is None:
         # In random order: names often begin with the sex, and some things are done to the first classes alone.
