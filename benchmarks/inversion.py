@@ -27,7 +27,7 @@ AS_PUBLISHED = "1 - p and plain gradient descent with lambda = Var(start) / 2, t
 def run(full: bool) -> Result:
     """The published size with 462 classes, 32 slots; then a small trained network, 8 speakers."""
     with one_thread(), own_randomness("inversion benchmark"):
-        rows = [*_throughput(full), _steps_to_success(full)]
+        rows = [*_throughput(full), *_steps_to_success(full)]
     return Result("inversion", tuple(rows))
 
 
@@ -64,7 +64,7 @@ def _plain(classifier: SpeakerClassifier, job: Job, steps: int) -> int:
     return steps + 1
 
 
-def _steps_to_success(full: bool) -> Row:
+def _steps_to_success(full: bool) -> list[Row]:
     """Steps until the attacked network gives the identity more than half of its belief, for a share of jobs."""
     speakers_there = 8
     speech = Corpus.load("synthetic", speakers=speakers_there, utterances=12)
@@ -76,17 +76,20 @@ def _steps_to_success(full: bool) -> Row:
     most = 1000 if full else 300
     published = _half_belief(classifier, jobs, "one-minus-p", most)
     ours = _half_belief(classifier, jobs, "cross-entropy", most)
-    mine, theirs = float(np.median(ours)), float(np.median(published))
     extra: dict[str, Any] = {
         "jobs": len(jobs),
         "most_steps": most,
         "share_that_succeeded": {"ours": _share(ours, most), "published": _share(published, most)},
-        "mean_steps": {"ours": float(np.mean(ours)), "published": float(np.mean(published))},
     }
     if min(extra["share_that_succeeded"].values()) < 0.5:
         raise RuntimeError(f"most inversions failed, so that the median says nothing: {extra}")
-    case = f"median steps to p > 1/2, small network of {speakers_there} speakers (failures count as {most})"
-    return Row(case, mine, theirs, AS_PUBLISHED, "steps", theirs / mine, 5.0, "at_least", extra)
+    rows = []
+    # Half of the jobs are easy for either; the mean is what all of them cost.
+    for name, of in (("median", np.median), ("mean", np.mean)):
+        mine, theirs = float(of(ours)), float(of(published))
+        case = f"{name} steps to p > 1/2, small network of {speakers_there} speakers (failures count as {most})"
+        rows.append(Row(case, mine, theirs, AS_PUBLISHED, "steps", theirs / mine, 5.0, "at_least", extra))
+    return rows
 
 
 def _half_belief(classifier: SpeakerClassifier, jobs: Sequence[Job], objective: str, most: int) -> NDArray[np.int64]:
