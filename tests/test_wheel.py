@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -177,3 +178,12 @@ def test_the_citation_and_the_changelog_name_this_version() -> None:
 
     assert f"version: {__version__}\n" in (ROOT / "CITATION.cff").read_text()
     assert re.search(rf"^## {re.escape(__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+def test_torch_and_torchaudio_are_asked_for_in_the_same_bounded_range() -> None:
+    # pip would pair the newest of each: torch goes on, torchaudio ends with 2.11 and is not loaded beside a later torch.
+    rows = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    ranges = {(asked := Requirement(row)).name: asked.specifier for row in rows}
+    assert ranges["torch"] == ranges["torchaudio"]
+    assert not ranges["torch"].contains("2.12.0")
+    assert ranges["torch"].contains("2.11.0")

@@ -136,8 +136,16 @@ def test_python_out_of_range() -> None:
             "problem",
             "from one package index: pip install torch==2.11.0",
         ),
-        ("2.11.0", "2.10.0", Gpu("", "13.0"), {"torchaudio": "ImportError"}, "problem", "torchaudio==2.11.0"),
-        ("2.11.0", "2.9.1", Gpu("", "13.0"), {}, "note", "torchaudio==2.11.0"),
+        ("2.11.0", "2.10.0", Gpu("", "13.0"), {"torchaudio": "ImportError"}, "problem", "torchaudio==2.10.0"),
+        (
+            "2.15.0",
+            "2.11.0",
+            Gpu("", "13.2"),
+            {"torchaudio": "RuntimeError"},
+            "problem",
+            "install torch==2.11.0 torchau",
+        ),
+        ("2.11.0", "2.9.1", Gpu("", "13.0"), {}, "note", "torchaudio==2.9.1"),
         ("2.11.0", "2.11.0", None, {"torch": "OSError", "torchaudio": "OSError"}, None, ""),  # torch's own row says it
         ("2.11.0", None, Gpu(), {}, None, ""),
     ],

@@ -143,7 +143,7 @@ def check_torch_pair(
     except InvalidVersion:
         return []
     name, both = "torch + torchaudio", f"torch {torch}, torchaudio {torchaudio}"
-    release = pair[0].public
+    release = min(pair).public  # torch goes on where torchaudio has ended, not the other way round
     todo = f"both from one package index: pip install torch=={release} torchaudio=={release}"
     if faults.get("torchaudio") and not faults.get("torch"):
         build = "built for the CPU" if gpu is not None and not gpu.cuda else "built for CUDA"
