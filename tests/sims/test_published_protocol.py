@@ -19,6 +19,7 @@ from fl_privacy.config import FederatedSerFile, load
 from fl_privacy.published.compare import comparison
 from fl_privacy.published.departures import departures
 from fl_privacy.sims.as_published import claims_of as claims_of_run
+from fl_privacy.sims.grid import cells_of
 from fl_privacy.sims.run import run
 from fl_privacy.sims.sweep import sweep
 from fl_privacy.updates import Labels, UpdateStore
@@ -80,10 +81,7 @@ def test_presets_are_the_study(name: str) -> None:
     assert bool(varied) == (name in ("feng2021-dropout", "feng2021-layers"))
 
 
-@pytest.mark.skipif("sweep" not in FederatedSerFile.model_fields, reason="simulation files have no sweeps")
 def test_presets_that_are_sweeps_have_the_cells_of_the_study(tmp_path: Path) -> None:
-    from fl_privacy.sims.grid import cells_of
-
     cells = {
         name: cells_of(f"feng2021-{name}", [], load(f"feng2021-{name}").sweep, tmp_path)
         for name in ("dropout", "layers")
