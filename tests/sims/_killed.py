@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -38,20 +39,34 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
 
 
-def child(folder: Path, cache: Path, kill_after: float | None) -> bool:
-    """Run in a forked process, killing it after some seconds; say whether it came to its end."""
+class Told:
+    """Counts what a run tells of its progress, and has the process killed a moment after it has told so much.
+
+    By the clock alone a busy machine would put all kills into the first stage.
+    """
+
+    def __init__(self, kill_at: int | None = None, delay: float = 0.0) -> None:
+        self.count, self._kill_at, self._delay = 0, kill_at, delay
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self.count += 1
+        if self.count == self._kill_at:
+            threading.Timer(self._delay, os.kill, (os.getpid(), signal.SIGKILL)).start()
+
+
+def child(folder: Path, cache: Path, told: Told, count: Path | None = None) -> bool:
+    """Run in a forked process; say whether it came to its end."""
     pid = os.fork()
     if pid == 0:
         os.environ["FL_PRIVACY_CACHE"] = str(cache)
         try:
-            run(SETTINGS, out=folder)
+            run(SETTINGS, out=folder, progress=told)
+            if count is not None:
+                count.write_text(str(told.count))
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             os._exit(1)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(pid, signal.SIGKILL)
     status = os.waitpid(pid, 0)[1]
     if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 0:
         raise SystemExit("a run failed")
@@ -61,23 +76,24 @@ def child(folder: Path, cache: Path, kill_after: float | None) -> bool:
 def main(place: Path, kills: int) -> None:
     """Print which of the killed runs ended differently, and how many stages the kills fell into."""
     start = time.perf_counter()
-    child(place / "whole", place / "cache", None)
-    seconds = time.perf_counter() - start
+    child(place / "whole", place / "cache", Told(), place / "count")
+    events = int((place / "count").read_text())
+    gap = (time.perf_counter() - start) / events
     wanted = fingerprint(place / "whole")
     rng = random.Random(0)
     differs, tries, seen = [], 0, set()
     for number in range(kills):
         # Spread over the run, jittered: every stage is hit. A run that was through before the kill does not count.
-        moment = (number + rng.random()) / kills
+        at = 1 + int((number + rng.random()) / kills * events)
         while True:
             tries += 1
             folder, cache = place / f"run-{tries}", place / f"cache-{tries}"
-            if not child(folder, cache, seconds * moment):
+            if not child(folder, cache, Told(at, 3 * gap * rng.random())):
                 break
-            seconds *= 0.9
+            at = max(1, at - 1)
         done = folder / ".done"
         seen.add(len(list(done.iterdir())) if done.exists() else 0)
-        child(folder, cache, None)
+        child(folder, cache, Told())
         if fingerprint(folder) != wanted:
             differs.append(number)
     print(json.dumps({"differs": differs, "killed": kills, "stages": len(seen), "tries": tries}))
