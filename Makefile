@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/fl-privacy run federated-ser $(ARGS)
+	$(BIN)/fl-privacy run demo $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 -m 'not slow'

@@ -91,6 +91,10 @@ def run(
     if result["utility"].get("uar") is not None:
         uar, chance = result["utility"]["uar"], result["utility"]["chance_uar"]
         print(f"\nSER on held-out speakers: UAR {uar:.3f} (chance {chance:.3f})")
+    if result.get("beside"):
+        from fl_privacy.sims.beside import table_beside
+
+        print(f"\n{table_beside(result)}\n")
     lost = {c["name"]: n for c in corpora_of(result) if (n := sum(c["left_out"].values()))}
     if lost:
         print("left out: " + ", ".join(f"{n} of {name}" for name, n in lost.items()) + " (the report says why)")

@@ -205,9 +205,13 @@ def test_make_demo_shows_the_leak_above_every_control(tmp_path: Path) -> None:
     assert claims["auc_over_best_blind"]["low"] > 0.1
     # What the README shows is what the command prints.
     (shown,) = blocks("text")
-    assert [line.rstrip() for line in shown.splitlines() if line.startswith("input-reconstruction")] == [
-        line.rstrip() for line in printed if line.startswith("input-reconstruction")
-    ]
+    for start in ("input-reconstruction", "beside it", "dp-sgd", "SER on"):
+        assert [line for line in shown.splitlines() if line.startswith(start)] == [
+            line for line in printed if line.startswith(start)
+        ]
+    # Who reads the report alone can say what a defense costs.
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert re.search(r"Beside it, with dp-sgd .* the task.s UAR is 0\.506 in place of 0\.731", page)
 
 
 def test_make_test_is_a_target() -> None:

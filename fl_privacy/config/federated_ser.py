@@ -175,6 +175,13 @@ class DefenseChoice(Named):
     """A defense and its settings."""
 
 
+class Beside(Section):
+    """The same federation under another defense, run beside: what a defense buys, and what it costs."""
+
+    defense: tuple[DefenseChoice, ...] = ()
+    """Instead of the run's own; left out, or empty: no defense."""
+
+
 class AttackChoice(Named):
     """An attack and its settings."""
 
@@ -238,6 +245,7 @@ class FederatedSerFile(Section):
     capture: Capture = Capture()
     shadow: Shadow = Shadow()
     defense: tuple[DefenseChoice, ...] = ()
+    beside: tuple[Beside, ...] = ()
     attack: tuple[AttackChoice, ...] = Field(min_length=1)
     audit: FederatedAuditSettings = FederatedAuditSettings()
     protocol: ProtocolSettings = ProtocolSettings()
@@ -250,6 +258,17 @@ class FederatedSerFile(Section):
             raise ValueError(
                 f"shadow.federations = {self.shadow.federations} with hold_out: there are {self.federation.folds} folds"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _beside_something_else(self) -> FederatedSerFile:
+        if self.beside and self.sweep is not None:
+            raise ValueError('beside is of one run; a sweep varies the defense itself: vary = ["defense=..."]')
+        seen = [self.defense]
+        for number, other in enumerate(self.beside):
+            if other.defense in seen:
+                raise ValueError(f"beside.{number}.defense: that is run already")
+            seen.append(other.defense)
         return self
 
     @model_validator(mode="after")

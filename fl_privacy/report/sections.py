@@ -10,7 +10,7 @@ import numpy as np
 
 from fl_privacy.audit import Claim
 from fl_privacy.audit.reading import SIGNED, TITLES, columns
-from fl_privacy.report import encoders, epsilon, figures, parts, toml, words
+from fl_privacy.report import cost, encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
 from fl_privacy.report.rows import SpeakerScore, by_speaker, thinned
@@ -26,8 +26,13 @@ _TESTS = {
 def headline(run: Run) -> Mapping[str, Any]:
     """What was found, in plain words."""
     if run.primary is None:
-        return {"task": None, "measured": [], "verdict": words.verdict(run)}
-    return {"task": words.task(run), "measured": words.measured(run), "verdict": words.verdict(run)}
+        return {"task": None, "measured": [], "verdict": words.verdict(run), "beside": []}
+    return {
+        "task": words.task(run),
+        "measured": words.measured(run),
+        "verdict": words.verdict(run),
+        "beside": cost.sentences(run),
+    }
 
 
 def threat(run: Run) -> Mapping[str, Any] | None:
@@ -197,7 +202,8 @@ def controls(run: Run) -> Mapping[str, Any] | None:
 def utility(run: Run) -> Mapping[str, Any]:
     """How good the model is at its own task, under which defense."""
     claim = run.quoted(run.primary)
-    return {"defense": claim.defense if claim else None, **_utility(run)}
+    alone = None if run.result.get("beside") else claim  # else a section of its own says what the defense costs
+    return {"defense": alone.defense if alone else None, **_utility(run)}
 
 
 def _utility(run: Run) -> Mapping[str, Any]:
@@ -270,6 +276,7 @@ SECTIONS = (
     Section("attacks", "Attacks and controls", "attacks.html.j2", attacks),
     Section("utterances", "Single utterances", "utterances.html.j2", encoders.utterances),
     Section("layers", "By layer", "layers.html.j2", encoders.layers),
+    Section("cost", "What a defense buys and costs", "cost.html.j2", cost.cost),
     Section("roc", "ROC", "roc.html.j2", roc),
     Section("scores", "Scores by speaker", "scores.html.j2", scores),
     Section("leaked", "By number of leaked updates", "leaked.html.j2", parts.leaked),

@@ -28,15 +28,20 @@ class Partition:
     """A federation's data: clients by number, whose they are, and the held-out speakers' examples.
 
     `examples` are all utterances of the clients' speakers, with the attribute as text: on the attacker's side it owns
-    them as well as what its clients make of them.
+    them as well as what its clients make of them. `test_whose` is each held-out example's speaker.
     """
 
     clients: list[ClientData]
     labels: Labels
     test_features: NDArray[np.float32]
     test_labels: NDArray[np.int64]
-    test_speakers: tuple[str, ...]
+    test_whose: tuple[str, ...]
     examples: Examples
+
+    @property
+    def test_speakers(self) -> tuple[str, ...]:
+        """Who is held out, each once."""
+        return tuple(dict.fromkeys(self.test_whose))
 
 
 def task_corpus(corpus: Corpus, task: Task) -> Corpus:
@@ -161,7 +166,7 @@ def partition(
         labels=Labels(rows_of),
         test_features=np.concatenate([t.values for t in test]) if test else np.zeros((0, width), np.float32),
         test_labels=np.concatenate([t.classes for t in test]) if test else np.zeros(0, np.int64),
-        test_speakers=tuple(t.speaker for t in test),
+        test_whose=tuple(t.speaker for t in test for _ in t.classes),
         examples=examples,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defense
 from fl_privacy.errors import UserError
 from fl_privacy.sims import as_published
 from fl_privacy.sims._logs import logs_to
+from fl_privacy.sims.beside import FOLDER, files_beside, quote
 from fl_privacy.sims.canaries import audit_epsilon, from_server, with_canaries
 from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
 from fl_privacy.sims.engines import ENGINES, Engine, local
@@ -35,6 +36,7 @@ from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, finish
 from fl_privacy.sims.run_config import run_config_of
 from fl_privacy.sims.ser_data import Voices
+from fl_privacy.sims.ser_utility import utility_of
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training.accounting import UNITS, Ledger
@@ -88,6 +90,13 @@ class FederatedSerRecipe:
             name, attack = contest.name, contest.attack
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._check_layers()
+        self._beside = [
+            FederatedSerRecipe(file, functools.partial(self._tell_beside, number), workers=workers)
+            for number, file in enumerate(files_beside(settings))
+        ]
+
+    def _tell_beside(self, number: int, what: str, done: int, total: int) -> None:
+        self._progress(f"{what}, beside" if len(self._beside) == 1 else f"{what}, beside ({number + 1})", done, total)
 
     def _check_defenses(self, clients: Sequence[ClientData] = ()) -> None:
         """Refuse defenses with a wrong setting, that do not go together, or that a client cannot do."""
@@ -249,7 +258,8 @@ class FederatedSerRecipe:
         made = self._voices.partition(name.removeprefix(STATIC_SHADOWS), seed)
         self._voices.write(made, folder / "data")
         made.labels.write(folder / "labels.csv")
-        facts = [*self._voices.facts(name == "victim"), {"test_speakers": list(made.test_speakers)}]
+        test = {"test_whose": made.test_whose, "test_labels": made.test_labels.tolist()}
+        facts = [*self._voices.facts(name == "victim"), test]
         (folder / "corpora.json").write_text(json.dumps(facts))
         return len(made.clients)
 
@@ -341,6 +351,9 @@ class FederatedSerRecipe:
         return gradient_of(model)
 
     def _attack_and_audit(self, folder: RunFolder) -> None:
+        for number, recipe in enumerate(self._beside):
+            with RunFolder(folder.path / FOLDER / str(number), recipe.settings.resolved()).held() as held:
+                recipe.run(held)
         for number in range(len(self._contests)):
             folder.stage(
                 f"attacks/{number}",
@@ -384,14 +397,18 @@ class FederatedSerRecipe:
         evaluation.claims += as_published.claims_of(settings, self._contests, question, run, self._context())
         own = self._names(*self._contests[0].shadows)[0]
         facts = {n: json.loads((run / n / "corpora.json").read_text()) for n in ("victim", own)}
+        test = facts["victim"][-1]
+        utility = utility_of(json.loads((run / "victim" / "utility.json").read_text()), **test)
+        confidence = settings.audit.confidence
         save(
             evaluation,
             run,
             simulation=settings.resolved(),
             threat_model=self.threat_model.to_result(),
-            utility=_utility(json.loads((run / "victim" / "utility.json").read_text())),
+            utility=utility,
+            beside=[quote(run, n, evaluation, utility, confidence) for n in range(len(self._beside))],
             corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
-            test_speakers=facts["victim"][-1]["test_speakers"],
+            test_speakers=list(utility["by_speaker"]),
             privacy=[promise.to_dict() for promise in with_canaries(self._promises(run), [run])],
             failed_replies=[list(f) for f in UpdateStore(run / "victim" / "updates").failures],
         )
@@ -460,16 +477,3 @@ class FederatedSerRecipe:
 
 def _observed(stages: Sequence[Path]) -> Observed:
     return Observed.of([(UpdateStore(path / "updates"), Labels.read(path / "labels.csv")) for path in stages])
-
-
-def _utility(history: Mapping[str, Any]) -> dict[str, Any]:
-    test = history["test"]
-    last = {key: values[-1] for key, values in test.items() if values}
-    return {
-        "task": "emotion of held-out speakers, model of the last round",
-        "uar": last.get("uar"),
-        "accuracy": last.get("accuracy"),
-        "chance_uar": 1 / len(history["classes"]),
-        "by_round": test,
-        "validation_accuracy_by_round": history["validation_accuracy"],
-    }

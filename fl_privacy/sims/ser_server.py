@@ -66,19 +66,20 @@ def main(grid: Grid, context: Context) -> None:
     if settings["checkpoint"]:
         strategy = Resumable(strategy, str(settings["checkpoint"]))
 
-    test = read_server(str(settings["data"]))
+    test, rounds = read_server(str(settings["data"])), int(settings["num-server-rounds"])
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord | None:
         if not len(test["test_labels"]):
             return None
         network.load_state_dict(arrays.to_torch_state_dict())
         predicted = predict(network, test["test_features"])
-        return MetricRecord(dict(held_out_scores(predicted.numpy(), test["test_labels"].numpy())))
+        last = server_round == rounds  # as a list of numbers among Flower's metrics, it outlives a kill as they do
+        return MetricRecord(dict(held_out_scores(predicted.numpy(), test["test_labels"].numpy(), whole=last)))
 
     result = strategy.start(
         grid,
         ArrayRecord(network.state_dict()),
-        num_rounds=int(settings["num-server-rounds"]),
+        num_rounds=rounds,
         train_config=ConfigRecord({PARTICIPATIONS: most}) if (most := int(settings.get(PARTICIPATIONS, 0))) else None,
         evaluate_fn=evaluate,
     )

@@ -22,7 +22,7 @@ from fl_privacy.training._clients import Clients, MakeHooks
 from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.shards import read_federation, read_server
-from fl_privacy.training.utility import held_out_scores
+from fl_privacy.training.utility import Score, held_out_scores
 from fl_privacy.updates import ThreatModel, UpdateStore
 from fl_privacy.updates.protocol import PARTICIPATIONS
 from fl_privacy.updates.record import Observe
@@ -105,13 +105,13 @@ class History:
     ----------
     classes : tuple of str
     test : dict
-        `held_out_scores` by round, from 0; empty where nobody is held out.
+        `held_out_scores` by round, from 0, the last of them whole; empty where nobody is held out.
     validation : dict
         Accuracy on clients' validation examples by round, where they were asked.
     """
 
     classes: tuple[str, ...]
-    test: dict[int, dict[str, float]] = field(default_factory=dict)
+    test: dict[int, dict[str, Score]] = field(default_factory=dict)
     validation: dict[int, float] = field(default_factory=dict)
 
 
@@ -164,7 +164,8 @@ def federate(
             if len(labels):
                 loop.model.load(theta)
                 predicted = loop.model.predict(test["test_features"])
-                history.test[server_round] = held_out_scores(predicted.numpy(), labels.numpy())
+                last = server_round == plan.rounds
+                history.test[server_round] = held_out_scores(predicted.numpy(), labels.numpy(), whole=last)
 
         look(0)
         store.begin(threat_model, observe)

@@ -10,26 +10,34 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+Score = float | list[int]
+"""What `held_out_scores` says under one name."""
 
-def held_out_scores(predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> dict[str, float]:
+
+def held_out_scores(
+    predicted: NDArray[np.int64], labels: NDArray[np.int64], *, whole: bool = False
+) -> dict[str, Score]:
     """Return ``uar`` (mean recall over the classes that there are) and ``accuracy``; empty without examples.
 
     Parameters
     ----------
     predicted, labels : ndarray, (n,)
         Class numbers.
+    whole : bool
+        Whether to add ``right``: of each example 1 or 0.
     """
     if not len(labels):
         return {}
     right = predicted == labels
     recalls = [float(right[labels == c].mean()) for c in np.unique(labels)]
-    return {"uar": float(np.mean(recalls)), "accuracy": float(right.mean())}
+    scores: dict[str, Score] = {"uar": float(np.mean(recalls)), "accuracy": float(right.mean())}
+    return scores | {"right": right.astype(int).tolist()} if whole else scores
 
 
 def write_utility(
     path: str | Path,
     classes: Sequence[str],
-    test: Mapping[int, Mapping[str, float]],
+    test: Mapping[int, Mapping[str, Score]],
     validation: Mapping[int, float],
 ) -> None:
     """Write a federation's course as JSON, under a temporary name first.
@@ -40,8 +48,8 @@ def write_utility(
         The file.
     classes : sequence of str
         Of the task.
-    test : Mapping[int, Mapping[str, float]]
-        `held_out_scores` by round, from 0; empty where nobody is held out.
+    test : Mapping[int, Mapping[str, float or list]]
+        `held_out_scores` by round, from 0, the last of them whole; empty where nobody is held out.
     validation : Mapping[int, float]
         Clients' accuracy by round.
     """
@@ -50,6 +58,7 @@ def write_utility(
     course = {
         "classes": list(classes),
         "test": by_round,
+        "right": test[rounds[-1]]["right"] if rounds else [],
         "validation_accuracy": {r: validation[r] for r in sorted(validation)},
     }
     path = Path(path)

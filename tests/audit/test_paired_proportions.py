@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 
-from fl_privacy.audit.paired import proportion, proportion_difference
+from fl_privacy.audit.paired import mean_difference, proportion, proportion_difference
 from fl_privacy.errors import UserError
 
 
@@ -47,3 +47,32 @@ def test_pairs_are_narrower_than_strangers_and_a_known_number_has_no_error():
 def test_other_speakers_are_refused():
     with pytest.raises(UserError, match="same speakers; got 3 and 2"):
         proportion_difference([0, 1, 1], [0, 1])
+
+
+@given(st.lists(st.tuples(*[st.integers(0, 20)] * 2), min_size=2, max_size=30), st.sampled_from([0.8, 0.95]))
+def test_a_mean_difference_has_students_interval_or_says_why_not(pairs, confidence):
+    a, b = np.array(pairs).T / 20
+    found = mean_difference(a, b, confidence=confidence)
+    assert found.value == pytest.approx(np.mean(a - b))
+    if len({x - y for x, y in pairs}) == 1:
+        assert found.low is found.high is None
+        assert "same difference" in found.reason
+        return
+    wanted = ttest_rel(a, b).confidence_interval(confidence)
+    assert (found.low, found.high) == pytest.approx((max(wanted.low, -1), min(wanted.high, 1)))
+
+
+def test_the_interval_of_a_mean_difference_covers_with_eight_speakers_of_twenty_trials():
+    rng = np.random.default_rng(3)
+    covered, trials = 0, 2000
+    for _ in range(trials):
+        own = rng.beta(6, 3, size=8)  # speakers differ in how well they are served, and in what they lose
+        rates = rng.binomial(20, [own, own * rng.beta(6, 3, size=8)]) / 20
+        found = mean_difference(rates[1], rates[0])
+        covered += found.low <= (2 / 3) * (2 / 3) - 2 / 3 <= found.high
+    assert 0.93 < covered / trials < 0.97
+
+
+def test_a_mean_difference_wants_the_same_speakers():
+    with pytest.raises(UserError, match="got 2 and 3"):
+        mean_difference([0.1, 0.2], [0.1, 0.2, 0.3])
