@@ -83,18 +83,20 @@ def sentences(run: Run) -> list[str]:
     """Say of each federation beside the run what the same attack got there, and what became of the task."""
     mine, told = _own(run), []
     for other in beside(run):
-        under = "without a defense" if other.defense == "none" else f"with {other.defense}"
-        instead = "" if mine.defense == "none" else f" instead of {mine.defense}"
+        without = other.defense == "none"
+        under = "Without a defense" if without else f"With {other.defense}"
         attacks = [_claimed(other.adaptive, TITLES[run.metric])]
         if other.static is not None and other.static is not other.adaptive:
             attacks.append(f"{_value(other.static)} for an attacker who does not know the defense")
-        text = f"Beside it, {under}{instead}: {', '.join(attacks)}"
+        text = f"{under}, run beside it: {', '.join(attacks)}."
         if other.uar is not None and mine.uar is not None:
-            text += f"; the task's UAR is {words.number(other.uar)} in place of {words.number(mine.uar)}"
+            text += " The task's UAR there is" if without else " What that costs the task: its UAR is"
+            text += f" {words.number(other.uar)} in place of {words.number(mine.uar)}"
             lost = other.differences.get("utility")
             if lost and lost["low"] is not None:
                 text += f" ({_difference(lost, to=True)} over {words.count(lost['n_speakers'], 'held-out speaker')})"
-        told.append(text + ".")
+            text += "."
+        told.append(text)
     return told
 
 

@@ -99,12 +99,15 @@ def test_a_speakers_own_uar_is_of_its_own_recordings(plain: Path) -> None:
 
 
 def test_it_is_told_in_the_report_and_the_table(plain: Path, defended: Path) -> None:
-    for folder, name in ((plain, "dp-sgd (target_epsilon 8.0)"), (defended, "no defense")):
+    for folder, name, told in (
+        (plain, "dp-sgd (target_epsilon 8.0)", "With dp-sgd (target_epsilon 8.0), run beside it"),
+        (defended, "no defense", "Without a defense, run beside it"),
+    ):
         (row,) = table_beside(result_of(folder)).splitlines()[1:]
         assert row.startswith(name)
         page = (folder / "report.html").read_text()
         assert "What a defense buys and costs" in page
-        assert "Beside it, with" in page or "Beside it, without a defense instead of dp-sgd" in page
+        assert told in page
     assert "What a defense buys and costs" not in (plain / "beside" / "0" / "report.html").read_text()
     # What is there for its numbers alone leaves no updates behind.
     assert (plain / "victim" / "updates").exists()
