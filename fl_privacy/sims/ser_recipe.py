@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
-import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from fl_privacy.attacks.architecture import gradient_of
 from fl_privacy.attacks.base import SUPPLIES, Gradient, ReadsLayers
@@ -24,7 +21,7 @@ from fl_privacy.attacks.saved import save_evidence
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
 from fl_privacy.audit import Privacy
 from fl_privacy.config import FederatedSerFile, refuse_sweep
-from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defenses, unaware
+from fl_privacy.defenses import Defense, make_defenses, unaware
 from fl_privacy.errors import UserError
 from fl_privacy.sims import as_published
 from fl_privacy.sims._logs import logs_to
@@ -37,13 +34,11 @@ from fl_privacy.sims.recipe import EVIDENCE, finish
 from fl_privacy.sims.run_config import run_config_of
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.ser_utility import utility_of
+from fl_privacy.sims.ser_victims import Victims
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
-from fl_privacy.training.accounting import UNITS, Ledger
-from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings, Participation
-from fl_privacy.training.federation import FederationPlan
-from fl_privacy.training.shards import ClientData
-from fl_privacy.updates import Labels, ThreatModel, Update, UpdateStore, observation, resolve_layers
+from fl_privacy.training.accounting import UNITS
+from fl_privacy.updates import Labels, ThreatModel, UpdateStore, observation, resolve_layers
 
 LEDGERS = "ledgers.json"
 """File in the victim's stage folder: the noisy steps that each client took."""
@@ -82,9 +77,9 @@ class FederatedSerRecipe:
         self._progress: Progress = progress or silent
         self._voices = Voices(settings, self._progress)
         self._asked: dict[tuple[str, bool, bool], Question] = {}
-        self._defenses = [d.model_dump() for d in settings.defense]
+        self._victims = Victims(settings, self._voices)
         self._contests = contests(settings.attack, against_defense=bool(settings.defense))
-        self._check_defenses()  # before anything runs
+        self._victims.check()  # before anything runs
         supplied = SUPPLIES - ({"sent"} if settings.capture.observe == "sum" else set())
         for contest in self._contests:
             name, attack = contest.name, contest.attack
@@ -97,24 +92,6 @@ class FederatedSerRecipe:
 
     def _tell_beside(self, number: int, what: str, done: int, total: int) -> None:
         self._progress(f"{what}, beside" if len(self._beside) == 1 else f"{what}, beside ({number + 1})", done, total)
-
-    def _check_defenses(self, clients: Sequence[ClientData] = ()) -> None:
-        """Refuse defenses with a wrong setting, that do not go together, or that a client cannot do."""
-        federation, defenses = self.settings.federation, make_defenses(self._defenses)
-        check_defenses(defenses, federation.algorithm, federation.reply, clients=len(clients) or None)
-        if federation.fraction_evaluate and any(type(d).promises is not Defense.promises for d in defenses):
-            raise UserError(
-                "federation.fraction_evaluate: clients would answer their accuracy as it is, outside of what the "
-                "defense accounts for; leave it at 0"
-            )
-        for number, client in enumerate(clients):
-            private = torch.full((len(client.train_labels),), -1)
-            if client.train_private is not None:
-                private = torch.from_numpy(client.train_private)
-            settings = replace(self._victim_plan.client, participations=self._participations)
-            for defense in defenses:
-                rng = np.random.default_rng(0)
-                defense.ready(Participation(settings, 1, number, len(client.train_labels), private, rng, {}))
 
     def _check_layers(self) -> None:
         """Refuse attacks on layers that the network does not have, or that are not captured."""
@@ -157,7 +134,7 @@ class FederatedSerRecipe:
             )
         with logs_to(folder.path / "log.txt"):
             if not folder.done("victim"):
-                self._check_defenses(self._voices.partition("victim", settings.simulation.seed).clients)
+                self._victims.check(self._voices.partition("victim", settings.simulation.seed).clients)
                 self._voices.check_strangers()
                 self._check_attribute()
             folder.stage(
@@ -271,34 +248,15 @@ class FederatedSerRecipe:
             seed,
             private=private,
             owns=self._owns,
-            defenses=self._defenses if defended else unaware(self._defenses),
+            defenses=self._victims.defenses if defended else unaware(self._victims.defenses),
         )
         run_config["checkpoint"] = str(folder / CHECKPOINT)
-        if self._defenses and defended:
+        if self._victims.defenses and defended:
             # The attacker's noise is the victims': its own clients may take part more often.
-            run_config["participations"] = self._participations
+            run_config["participations"] = self._victims.participations
             if private:
                 run_config["ledgers"] = str(folder / LEDGERS)
         return run_config
-
-    @cached_property
-    def _participations(self) -> int:
-        """In how many rounds a private client takes part at most: drawn beforehand, from the seed."""
-        return max(self._victim_plan.participations(self._victim_clients))
-
-    @cached_property
-    def _victim_clients(self) -> int:
-        return len(self._voices.partition("victim", self.settings.simulation.seed).clients)
-
-    @cached_property
-    def _victim_plan(self) -> FederationPlan:
-        settings = self.settings.federation
-        rate = settings.learning_rate or DEFAULT_LEARNING_RATES[settings.algorithm]
-        client = ClientSettings(
-            self.settings.simulation.seed, settings.algorithm, settings.batch_size, rate, settings.local_epochs
-        )
-        a_round = settings.a_round_of(self._victim_clients)
-        return FederationPlan(Path(), client, settings.rounds, a_round, settings.dropout)
 
     def _question(self, folder: Path, contest: Contest) -> Question:
         (shadows, defended), private = contest.shadows, self.settings.private
@@ -309,7 +267,7 @@ class FederatedSerRecipe:
             examples = None
             if any("examples" in each.attack.needs for each in self._contests):
                 examples = self._voices.partition("matched", self._seed(99)).examples
-            knows = contest.aware and bool(self._defenses)
+            knows = contest.aware and bool(self._victims.defenses)
             self._asked[key] = Question.ask(
                 own,
                 victim,
@@ -318,35 +276,17 @@ class FederatedSerRecipe:
                 numeric=private.numeric,
                 examples=examples,
                 gradient=self._gradient(victim),
-                noise=self._noise if knows else None,
-                own_noise=self._noise if knows and defended else None,
+                noise=self._victims.noise if knows else None,
+                own_noise=self._victims.noise if knows and defended else None,
             )
         return self._asked[key]
-
-    def _noise(self, update: Update) -> float:
-        """Say how large the defenses' noise is on each coordinate of an update, as far as that can be said.
-
-        What a later defense does to an update (clipping, say) may make earlier noise smaller, nobody knows by how much:
-        then that noise is left out.
-        """
-        plan, defenses = self._victim_plan, make_defenses(self._defenses)
-        client = replace(plan.client, participations=self._participations)
-        scales = [0.0]
-        for number, defense in enumerate(defenses):
-            if any(type(later).update is not Defense.update for later in defenses[number + 1 :]):
-                continue
-            others = (*defenses[:number], *defenses[number + 1 :])
-            counts = all(type(other).weight is Defense.weight for other in others)
-            scales.append(defense.noise(client, update.num_examples if counts else None))
-        step = plan.client.learning_rate if self.settings.federation.reply == "step" else 1.0
-        return step * math.hypot(*scales)
 
     def _gradient(self, victim: Observed) -> Gradient:
         from fl_privacy.models.ser import SERNet
 
         shapes = victim.updates[0].shapes
         model: Any = SERNet(shapes["fc1.weight"][1], len(self.settings.task.classes), self.settings.federation.dropout)
-        for defense in make_defenses(self._defenses):
+        for defense in make_defenses(self._victims.defenses):
             model = defense.model(model)
         return gradient_of(model)
 
@@ -416,18 +356,7 @@ class FederatedSerRecipe:
         self._progress("audit", 1, 1)
 
     def _promises(self, run: Path) -> list[Privacy]:
-        """Account for what the private clients did."""
-        if not self._defenses:
-            return []
-        plan, kept = self._victim_plan, json.loads((run / "victim" / LEDGERS).read_text(encoding="utf-8"))
-        done = Accounted(
-            settings=replace(plan.client, participations=self._participations),
-            ledgers=[Ledger.read(memory, unit) for unit in UNITS for memory in kept.values()],
-            clients=self._victim_clients,
-            clients_per_round=plan.clients_per_round,
-            rounds=plan.rounds,
-        )
-        return [promise for defense in make_defenses(self._defenses) for promise in defense.promises(done)]
+        return self._victims.promises(run / "victim" / LEDGERS)
 
     def _audited(self, run: Path) -> list[str]:
         """Return the units whose epsilon is to be bounded from below."""
@@ -435,7 +364,7 @@ class FederatedSerRecipe:
         if not audit.canaries or capture.observe == "sum":
             return []
         found = {promise.unit for promise in self._promises(run) if from_server(promise)} & set(UNITS)
-        if any(type(d).private_steps is not Defense.private_steps for d in make_defenses(self._defenses)):
+        if any(type(d).private_steps is not Defense.private_steps for d in make_defenses(self._victims.defenses)):
             found.discard("client")  # its crafted updates would have to come about by private steps
         return sorted(found)
 
@@ -443,7 +372,7 @@ class FederatedSerRecipe:
         """Bound epsilon from below, by canaries among replicas of the private clients."""
         folder, seed = folder.resolve(), self.settings.simulation.seed
         self._voices.write(self._voices.partition("victim", seed), folder / "data")
-        run_config = self._run_config(folder, self._victim_clients, seed, private=True, defended=True)
+        run_config = self._run_config(folder, self._victims.clients, seed, private=True, defended=True)
         for unit in self._audited(run):
             audit_epsilon(
                 UpdateStore(run / "victim" / "updates"),

@@ -16,8 +16,11 @@ from fl_privacy.config import load
 from fl_privacy.errors import UserError
 from fl_privacy.sims import ser_recipe
 from fl_privacy.sims.contests import Contest
+from fl_privacy.sims.progress import silent
 from fl_privacy.sims.run import run
+from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.ser_recipe import FederatedSerRecipe
+from fl_privacy.sims.ser_victims import Victims
 from fl_privacy.updates import UpdateStore
 
 HERE = "tests.sims.tiny_speech:"
@@ -185,10 +188,11 @@ BY_EXAMPLE = {"name": "dp-sgd", "noise_multiplier": 0.8}
 def test_the_noise_that_is_told_is_that_which_is_there(
     tmp_path: Path, defenses: list[dict[str, Any]], told: float
 ) -> None:
-    simulation = FederatedSerRecipe(load({**TINY, "defense": defenses}))
+    settings = load({**TINY, "defense": defenses})
+    victims = Victims(settings, Voices(settings, silent))
     folder = run({**TINY, "defense": defenses, "audit": {"permutations": 5, "canaries": 10}}, out=tmp_path / "run")
     update = UpdateStore(folder / "victim" / "updates").updates()[0]
-    assert simulation._noise(update) == pytest.approx(told)
+    assert victims.noise(update) == pytest.approx(told)
     units = {row["unit"] for row in result_of(folder)["privacy"]}
     assert units == {d["name"].replace("dp-sgd", "example").replace("client-dp", "client") for d in defenses} & {
         "example",
