@@ -20,6 +20,7 @@ _TRAINED = (
     "negatives_among",
     "dp",
 )
+_SWAPPED = ("split", "auxiliary", "swaps", "training")
 _GIVEN = ("checkpoint", "architecture", "parameters", "encoder")
 
 
@@ -80,6 +81,8 @@ class EncoderProtocol(Section):
     """Of a swap: speakers who train no encoder, on whom attacks learn."""
     swaps: int = Field(default=2, ge=1)
     """How often each of the two pools is halved: 4 times as many encoders."""
+    training: int = Field(default=0, ge=0)
+    """Of a swap: so many speakers of a half (or utterances, where these are split) train its encoder; 0: all."""
     seconds: float = Field(default=2.0, ge=0)
     """The middle of an utterance that is sent; 0: all of it."""
     loss_crops: int = Field(default=4, ge=1)
@@ -147,7 +150,7 @@ class SslMembershipFile(Section):
             *(key for key in (("members", "nonmembers", "auxiliary") if swap else ("private",)) if getattr(self, key)),
             *(
                 f"protocol.{key}"
-                for key in (("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps"))
+                for key in (("match_seconds", "per_speaker", "published") if swap else _SWAPPED)
                 if key in self.protocol.model_fields_set
             ),
             *(["protocol.loss_crops"] if not swap and "loss_crops" in self.protocol.model_fields_set else []),
@@ -174,9 +177,7 @@ class SslMembershipFile(Section):
         swap = self.protocol.name == "swap"
         for key in _GIVEN if swap else _TRAINED:
             held["target"].pop(key, None)
-        others = (
-            ("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps", "loss_crops")
-        )
+        others = ("match_seconds", "per_speaker", "published") if swap else (*_SWAPPED, "loss_crops")
         for key in others:
             held["protocol"].pop(key, None)
         return held

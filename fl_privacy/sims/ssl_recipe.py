@@ -105,6 +105,7 @@ class SslMembershipRecipe:
             audit.confidence,
             file.simulation.seed,
             self._workers,
+            protocol.training,
         )
 
     def _given_settings(self) -> GivenMembership:
