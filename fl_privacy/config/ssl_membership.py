@@ -115,8 +115,14 @@ class EncoderControls(Section):
 
     random_seeds: int = Field(default=5, ge=1)
     """Networks that were never trained."""
-    checkpoint: str | None = None
-    """Under ``tseng2022``: a checkpoint of the same architecture that other people's speech trained."""
+    checkpoint: str | tuple[str, ...] | None = None
+    """Under ``tseng2022``: one or several checkpoints of the same architecture that neither side's speech trained. The
+    first is a control; calibrated attacks take two or more as references."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint or ()
 
 
 class SslMembershipFile(Section):
@@ -153,7 +159,6 @@ class SslMembershipFile(Section):
                 for key in (("match_seconds", "per_speaker", "published") if swap else _SWAPPED)
                 if key in self.protocol.model_fields_set
             ),
-            *(["protocol.loss_crops"] if not swap and "loss_crops" in self.protocol.model_fields_set else []),
             *(["controls.checkpoint"] if swap and self.controls.checkpoint else []),
         ]
         if wrong:
@@ -165,8 +170,8 @@ class SslMembershipFile(Section):
             target = self.target
             if (target.encoder is None) == (target.architecture is None):
                 raise ValueError("target: give architecture (and checkpoint), or encoder")
-            if target.encoder is not None and (target.checkpoint or target.parameters):
-                raise ValueError("target.encoder: stands alone; checkpoint and parameters go with architecture")
+            if target.encoder is not None and (target.checkpoint or target.parameters or self.controls.checkpoint):
+                raise ValueError("target.encoder: stands alone; checkpoints and parameters go with architecture")
         if self.protocol.match_seconds and self.protocol.seconds:
             raise ValueError("protocol.match_seconds: for whole utterances; set protocol.seconds=0")
         return self
@@ -177,7 +182,7 @@ class SslMembershipFile(Section):
         swap = self.protocol.name == "swap"
         for key in _GIVEN if swap else _TRAINED:
             held["target"].pop(key, None)
-        others = ("match_seconds", "per_speaker", "published") if swap else (*_SWAPPED, "loss_crops")
+        others = ("match_seconds", "per_speaker", "published") if swap else _SWAPPED
         for key in others:
             held["protocol"].pop(key, None)
         return held

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.ssl.attacks import UNITS
+from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks
 from fl_privacy.attacks.membership.ssl.design import EncoderDesign, PretrainedHalf
 from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.attacks.membership.ssl.matching import match_durations
@@ -25,8 +25,16 @@ from fl_privacy.audit.reading import AS_PUBLISHED
 from fl_privacy.errors import UserError
 from fl_privacy.sims.own_attacks import cross_fitted
 from fl_privacy.sims.speaker_recognisers import Source
-from fl_privacy.sims.ssl_encoders import GIVEN, LOG_MEL, RANDOM, EncoderJob, GivenEncoder, look_through_encoders
-from fl_privacy.sims.ssl_membership import check_attacks
+from fl_privacy.sims.ssl_encoders import (
+    GIVEN,
+    LOG_MEL,
+    RANDOM,
+    EncoderJob,
+    GivenEncoder,
+    given_module,
+    look_through_encoders,
+)
+from fl_privacy.sims.ssl_membership import WHOLE_MASKS, check_attacks
 from fl_privacy.sims.ssl_reading import Seen, read
 from fl_privacy.sims.ssl_recordings import (
     ALONE,
@@ -59,8 +67,9 @@ class GivenMembership:
     auxiliary : Source or None
         The attacker's own speech (side `AUXILIARY`). None: all non-members, in the published reading, and half of the
         non-members' speakers, who are then not judged, in the controlled one.
-    other : GivenEncoder or None
-        One of the same kind that other people's speech trained, as a control.
+    others : tuple of GivenEncoder
+        Of the same architecture, pre-trained on neither side's speech: references of calibrated attacks, and the first
+        one a control.
     inputs : Inputs
         Of the controlled reading.
     backwards : bool
@@ -74,19 +83,27 @@ class GivenMembership:
         Whether the published reading is made beside the controlled one.
     layer : int
     attacks : tuple of str
-        "basic" and "improved", the primary one first.
+        Names out of `fl_privacy.attacks.membership.ssl.attacks.frame_attacks`, the primary one first. The published
+        reading makes those of them that the study has.
     learning : Learning
         Of the controlled reading; the published one has the study's rate.
     random_seeds : int
     permutations, confidence, seed, processes
         As in `fl_privacy.sims.ssl_membership.SslMembership`.
+    loss_crops : int
+        Of what is sent of an utterance, on which the pre-training loss is taken.
+
+    Raises
+    ------
+    UserError
+        For an attack that the encoder has not got what it takes for.
     """
 
     encoder: GivenEncoder
     members: Source
     nonmembers: Source
     auxiliary: Source | None = None
-    other: GivenEncoder | None = None
+    others: tuple[GivenEncoder, ...] = ()
     inputs: Inputs = field(default_factory=lambda: Inputs(peak=True))
     backwards: bool = False
     match: float = 0.0
@@ -100,22 +117,70 @@ class GivenMembership:
     confidence: float = 0.95
     seed: int = 1
     processes: int = 1
+    loss_crops: int = 4
 
     def __post_init__(self) -> None:
         check_attacks(self.attacks)
-        for name in self.attacks:
-            if name not in ("basic", "improved"):
-                raise UserError(
-                    f'attack {name!r} takes encoders that are trained in the run (protocol.name = "swap"); before one '
-                    "that is there already: basic, improved"
-                )
         if self.encoder.encoder is None and not self.encoder.architecture:
             raise UserError("target.architecture: missing; which network is the checkpoint of?")
+        files = [one.checkpoint for one in (self.encoder, *self.others)]
+        if self.others and len(set(files)) < len(files):
+            raise UserError("controls.checkpoint: a file stands there twice, or is the target's own")
+        for name in self.attacks:
+            self._check_attack(name)
+
+    def _check_attack(self, name: str) -> None:
+        from fl_privacy.models.pretrained import IN_REPO
+
+        attack, there = frame_attacks()[name], len(self.others)
+        if attack.grey_box and self.encoder.architecture not in IN_REPO:
+            raise UserError(
+                f"attack {name!r} takes the model itself with the head of its pre-training, which is there in files of "
+                f"ours alone (target.architecture = {' or '.join(IN_REPO)}); of {self.name}: basic, improved"
+            )
+        if attack.calibration and there < 2:
+            raise UserError(
+                f"attack {name!r} takes two reference encoders at least, of the target's architecture and pre-trained "
+                f'on neither side\'s speech: controls.checkpoint = ["one.pt", "another.pt"]; there {_count(there)}'
+            )
+
+    @property
+    def grey_box(self) -> bool:
+        """Whether an attack takes the pre-training loss."""
+        return any(frame_attacks()[name].grey_box for name in self.attacks)
+
+    @property
+    def study(self) -> tuple[str, ...]:
+        """Those of the attacks that the published study has."""
+        return tuple(name for name in self.attacks if name in ("basic", "improved"))
 
     @property
     def name(self) -> str:
         """Of the target, in claims."""
         return self.encoder.encoder or self.encoder.architecture
+
+
+def _count(there: int) -> str:
+    return "is one" if there == 1 else "is none"
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a reading is made.
+
+    Attributes
+    ----------
+    stage, protocol : str
+    inputs : Inputs
+    learning : Learning
+    attacks : tuple of str
+    """
+
+    stage: str
+    protocol: str
+    inputs: Inputs
+    learning: Learning
+    attacks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -175,27 +240,16 @@ def attack_given_encoder(
     own, judged = _parted(sides, settings, left_out)
     if settings.match and not inputs.samples:
         judged = _matched(held, judged, settings, left_out)
-    controlled, sent = _read(
-        folder, "controlled", held, inputs, settings.learning, own, judged, settings, left_out, "one encoder", told
-    )
+    way = _Way("controlled", "one encoder", inputs, settings.learning, settings.attacks)
+    controlled, sent = _read(folder, way, held, own, judged, settings, left_out, told)
     published = None
-    if settings.published:
+    if settings.published and settings.study:
         whole = Inputs(0.0, peak=True, backwards=settings.backwards)
         everything = {s.side: _chosen(held, s.side, whole, settings, left_out[s.side]) for s in sources}
         mine = everything[AUXILIARY] if settings.auxiliary else everything[NONMEMBERS]
-        published, more = _read(
-            folder,
-            "published",
-            held,
-            whole,
-            settings.learning.as_published(),
-            mine,
-            {side: everything[side] for side in (MEMBERS, NONMEMBERS)},
-            settings,
-            left_out,
-            AS_PUBLISHED,
-            told,
-        )
+        way = _Way("published", AS_PUBLISHED, whole, settings.learning.as_published(), settings.study)
+        judged = {side: everything[side] for side in (MEMBERS, NONMEMBERS)}
+        published, more = _read(folder, way, held, mine, judged, settings, left_out, told)
         sent += more
     return GivenResult(controlled, published, left_out, sent)
 
@@ -274,15 +328,12 @@ def _matched(
 
 def _read(
     folder: RunFolder,
-    stage: str,
+    way: _Way,
     held: Recordings,
-    inputs: Inputs,
-    learning: Learning,
     own: Mapping[str, Sequence[str]],
     judged: Mapping[str, Mapping[str, Sequence[str]]],
     settings: GivenMembership,
     left_out: dict[str, dict[str, str]],
-    protocol: str,
     told: Callable[[int, int], None] | None,
 ) -> tuple[Reading, int]:
     sources = tuple(s for s in (settings.members, settings.nonmembers, settings.auxiliary) if s is not None)
@@ -291,10 +342,15 @@ def _read(
     kinds: list[tuple[str, str, GivenEncoder | None]] = [("target", GIVEN, settings.encoder)]
     if settings.encoder.known:
         kinds += [(f"random-{n:02d}", RANDOM, settings.encoder) for n in range(settings.random_seeds)]
-    if settings.other is not None:
-        kinds.append(("other", GIVEN, settings.other))
+    kinds += [(f"other-{n:02d}", GIVEN, other) for n, other in enumerate(settings.others)]
     kinds.append(("log-mel", LOG_MEL, None))
-    path = folder.path / stage
+    path = folder.path / way.stage
+    statistics = {frame_attacks()[name].statistic for name in way.attacks}
+    losses = (
+        settings.loss_crops if any(name.startswith("loss") for name in statistics) else 0,
+        WHOLE_MASKS if "loss whole" in statistics else 0,
+    )
+    crop = _crop_seconds(settings) if any(losses) else None
 
     def work(path: Path) -> None:
         (path / "started").touch()
@@ -305,21 +361,21 @@ def _read(
                 (),
                 None,
                 given,
-                inputs,
+                way.inputs,
                 candidates,
                 auxiliary,
-                learning if "improved" in settings.attacks else None,
+                way.learning if "improved" in statistics else None,
                 -1 if kind == LOG_MEL else settings.layer,
                 1000 * settings.seed + number,
-                0,
-                0,
+                *((0, 0) if kind == LOG_MEL else losses),
                 str(path / f"{name}.npz"),
+                crop_seconds=crop,
             )
             for number, (name, kind, given) in enumerate(kinds)
         ]
         look_through_encoders(jobs, settings.processes, told)
 
-    folder.stage(stage, work, go_on="started")
+    folder.stage(way.stage, work, go_on="started")
     looks = {name: Look.read(path / f"{name}.npz") for name, _, _ in kinds}
     for look in looks.values():
         for id, reason in look.left_out.items():
@@ -333,48 +389,62 @@ def _read(
     for side, of in people.items():
         if len(of) < 2:
             raise UserError(f"{side.rstrip('/')}: fewer than two speakers with two usable utterances")
-    reading = _attacked(held, looks, people, inputs, settings, protocol)
+    reading = _attacked(held, looks, people, way, settings)
     return reading, len(set(candidates) | {id for ids in auxiliary.values() for id in ids})
+
+
+def _crop_seconds(settings: GivenMembership) -> float:
+    """Return the length of a crop in the target's training: on such crops references are asked, too."""
+    from fl_privacy.models.frames import load_frame_encoder
+    from fl_privacy.training.pretraining import training_crop
+
+    target = settings.encoder
+    module = given_module(target)
+    if module is None:  # says why
+        load_frame_encoder(target.checkpoint, target.architecture, parameters=dict(target.parameters) or None)
+        raise UserError(f"target.checkpoint: {target.architecture} of ours comes from a file")
+    return training_crop(module)
 
 
 def _attacked(
     held: Recordings,
     looks: Mapping[str, Look],
     people: Mapping[str, Mapping[str, Sequence[str]]],
-    inputs: Inputs,
+    way: _Way,
     settings: GivenMembership,
-    protocol: str,
 ) -> Reading:
     flat = {side: tuple(id for ids in of.values() for id in ids) for side, of in people.items()}
+    others = [look for name, look in looks.items() if name.startswith("other")]
     seen = Seen(
         EncoderDesign("speaker", (), (PretrainedHalf(0, flat[MEMBERS], flat[NONMEMBERS]),)),
         held.speakers,
-        {id: inputs.seconds or held.seconds(id) for ids in flat.values() for id in ids},
+        {id: way.inputs.seconds or held.seconds(id) for ids in flat.values() for id in ids},
         [looks["target"]],
         looks["log-mel"],
         [look for name, look in looks.items() if name.startswith("random")],
-        [looks["other"]] if "other" in looks else [],
+        others[:1],
+        others,
     )
     shared: dict[str, Any] = {
         "target": settings.name,
-        "protocol": protocol,
+        "protocol": way.protocol,
         "seeds": (settings.seed,),
         "conditions": {
             "private": settings.members.corpus,
             "auxiliary": (settings.auxiliary or settings.nonmembers).corpus,
-            "seconds": inputs.seconds or "whole utterances",
+            "seconds": way.inputs.seconds or "whole utterances",
             **({"backwards": True} if settings.backwards else {}),
         },
     }
     return read(
         seen,
-        settings.attacks,
+        way.attacks,
         UNITS,
         settings.layer,
         settings.confidence,
         shared,
-        controlled=len(settings.attacks),
-        sweep=protocol != AS_PUBLISHED,
+        controlled=len(way.attacks),
+        sweep=way.protocol != AS_PUBLISHED,
         further={
             ("log-mel-classifier", "speaker"): lambda _, groups: _told_by_log_mel(
                 looks["log-mel"], groups, settings.seed

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SMALLEST_POOL = 4
 """Speakers; see `fl_privacy.attacks.membership.protocol.swap_design`."""
 
-_WHOLE_MASKS = 2
+WHOLE_MASKS = 2
 """For the loss of a whole utterance, which has more masked frames than a crop."""
 
 NOT_DRAWN = "not drawn: protocol.training is a part of the speech"
@@ -224,7 +224,7 @@ def attack_encoders(
             settings.layer if kind != LOG_MEL else -1,
             1000 * settings.seed + number,
             settings.loss_crops if grey and kind == PRETRAINED else 0,
-            _WHOLE_MASKS if "loss whole" in statistics and kind == PRETRAINED else 0,
+            WHOLE_MASKS if "loss whole" in statistics and kind == PRETRAINED else 0,
             str(path),
             settings.backwards,
             checkpoint,

@@ -115,13 +115,13 @@ class SslMembershipRecipe:
         assert file.nonmembers is not None
         parameters = tuple(sorted((target.parameters or {}).items()))
         given = GivenEncoder(target.checkpoint, target.architecture or "", parameters, target.encoder)
-        other = file.controls.checkpoint
+        others = file.controls.checkpoints
         return GivenMembership(
             given,
             _source(file.members, MEMBERS),
             _source(file.nonmembers, NONMEMBERS),
             None if file.auxiliary is None else _source(file.auxiliary, AUXILIARY),
-            None if other is None else GivenEncoder(other, given.architecture, parameters),
+            tuple(GivenEncoder(other, given.architecture, parameters) for other in others),
             Inputs(protocol.seconds, peak=True),
             protocol.backwards,
             protocol.match_seconds,
@@ -135,6 +135,7 @@ class SslMembershipRecipe:
             audit.confidence,
             file.simulation.seed,
             self._workers,
+            protocol.loss_crops,
         )
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:

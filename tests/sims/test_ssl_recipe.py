@@ -21,8 +21,9 @@ from fl_privacy.report.run import Run
 from fl_privacy.sims.run import recipe_of, run
 from fl_privacy.sims.ssl_given import UNPAIRED
 from fl_privacy.sims.ssl_membership import answered_by_all
-from fl_privacy.sims.ssl_recordings import ALONE, HEARD
+from fl_privacy.sims.ssl_recordings import ALONE, HEARD, Inputs
 from fl_privacy.sims.sweep import sweep
+from fl_privacy.training.pretraining import Pretraining, load_module, pretrain, pretraining_losses, save_module
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
 QUICK = {"model": "tera", "size": TINY, "steps": 3, "batch_size": 3, "crop_seconds": 0.3}
@@ -348,13 +349,98 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
     assert (auc["n_positive"], auc["n_negative"]) == (8 * 3, 6 * 3)
 
 
+@pytest.fixture(scope="module")
+def pretrained(librispeech, tmp_path_factory) -> Path:
+    """Files of TERAs: one over-trained on one voice each of the members, and two references of other noise."""
+    root, rng = tmp_path_factory.mktemp("encoders"), np.random.default_rng(5)
+    mine = sorted((librispeech / "train-clean-100").rglob("*.flac"))[::2]
+    heard = [soundfile.read(str(path), dtype="float32", always_2d=True) for path in mine]
+    waves = {"target": [wave[:, 0] for wave, rate in heard if rate == 16_000]}
+    waves |= {name: [0.1 * rng.standard_normal(9000).astype(np.float32) for _ in range(9)] for name in ("one", "two")}
+    size = {"width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "dropout": 0.0}
+    for seed, (name, voices) in enumerate(waves.items()):
+        how = Pretraining("tera", size, 150, 8, 0.3, learning_rate=3e-3)
+        save_module(pretrain(voices, ["a"] * len(voices), how, seed), root / f"{name}.pt")
+    return root
+
+
+def grey(librispeech: Path, files: Path, *attacks: str) -> dict:
+    content = given(librispeech)
+    content["target"] = {"checkpoint": str(files / "target.pt"), "architecture": "tera"}
+    content["controls"] |= {"checkpoint": [str(files / "one.pt"), str(files / "two.pt")]}
+    content["attack"] = [{"name": name} for name in attacks]
+    return content
+
+
+def test_the_pretraining_loss_of_a_file_of_ours_is_attacked(librispeech, pretrained, tmp_path: Path):
+    attacks = ("loss calibrated", "loss", "loss whole", "loss likelihood ratio", "basic")
+    out = run(grey(librispeech, pretrained, *attacks), out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    assert "how well it does what it was pre-trained to do" in result["threat_model"]["observes"]
+    found = {
+        (c["protocol"], c["attack"], c["unit"]): c
+        for c in result["claims"]
+        if c["metric"] == "auc" and "swept_layer" not in c["conditions"]
+    }
+    assert {attack for protocol, attack, _ in found if protocol == "one encoder"} == {*attacks}
+    assert {attack for protocol, attack, _ in found if protocol == "as-published"} == {"basic"}, "the study has no loss"
+    blind = {(c["control"], c["unit"]): c for c in result["controls"] if c["protocol"] == "one encoder"}
+    assert blind["random-encoder (loss)", "utterance"]["conditions"]["networks"] == 2
+    assert blind["wrong-encoder", "utterance"]["value"] == blind["wrong-encoder (loss)", "utterance"]["value"]
+    # What never heard anybody has a loss of its own: its AUC is not that of distances of frames.
+    assert blind["random-encoder (loss)", "utterance"]["value"] != blind["random-encoder (basic)", "utterance"]["value"]
+    assert ("log-mel-frames (loss whole)", "utterance") not in blind
+    # The same losses as from Python: of the middle that is sent, on crops of the target's training.
+    target = load_module(pretrained / "target.pt")
+    with (out / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["attack"], row["unit"]) == ("loss", "utterance")]
+    scores = {row["utterance"]: float(row["score"]) for row in rows}
+    sides = {"members": "train-clean-100", "nonmembers": "dev-clean"}
+    losses = []
+    for id in scores:
+        side, _, name = id.partition("/")
+        path = next((librispeech / sides[side]).rglob(f"{Path(name).stem}.flac"))
+        wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        if rate == 16_000:
+            losses.append((id, pretraining_losses(target, [Inputs(0.4).of(wave[:, 0])], crops=4, seed=0)[0]))
+    got = np.array([scores[id] for id, _ in losses])
+    asked = -np.array([loss for _, loss in losses])
+    assert len(losses) > 50 and got - got[0] == pytest.approx(asked - asked[0], abs=1e-6)
+
+
+def test_a_file_without_its_head_and_references_that_are_none_are_refused(librispeech, pretrained, tmp_path: Path):
+    import torch
+
+    held = torch.load(pretrained / "target.pt", weights_only=True)
+    held["state"] = {name: value for name, value in held["state"].items() if not name.startswith("head.")}
+    torch.save(held, tmp_path / "headless.pt")
+    content = grey(librispeech, pretrained, "loss")
+    content["target"]["checkpoint"] = str(tmp_path / "headless.pt")
+    with pytest.raises(UserError, match=r"headless.pt lacks the head of its pre-training \(head.0.weight, 6 arrays"):
+        run(content, out=tmp_path / "run")
+    content = grey(librispeech, pretrained, "loss calibrated")
+    content["controls"]["checkpoint"] = content["controls"]["checkpoint"][0]
+    with pytest.raises(UserError, match="two reference encoders at least.*; there is one"):
+        run(content, out=tmp_path / "run")
+    content["controls"]["checkpoint"] = [content["target"]["checkpoint"], str(pretrained / "one.pt")]
+    with pytest.raises(UserError, match="stands there twice, or is the target's own"):
+        run(content, out=tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"target": {"encoder": f"{__name__}:wrong_shape"}}, "answered to no utterance|shape"),
         ({"target": {"encoder": f"{__name__}:nobody"}}, "has no 'nobody'"),
         ({"target": {"architecture": "hubert_base", "checkpoint": "/nowhere.pt"}}, "/nowhere.pt"),
-        ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
+        (
+            {"attack": [{"name": "loss"}]},
+            "'loss' takes the model itself .* files of ours alone .target.architecture = tera or cpc.; of .*tell_tale",
+        ),
+        (
+            {"attack": [{"name": "basic calibrated"}]},
+            r"'basic calibrated' takes two reference encoders .* controls.checkpoint = .*; there is none",
+        ),
         ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
         (
             {"protocol": {"name": "tseng2022", "seconds": 0.85}},
