@@ -168,8 +168,15 @@ def _of_layers(module: Module | hub.TorchaudioLayers, name: str, layer: int) -> 
             layers = module.read(torch.from_numpy(wave), count)
         return layers
 
-    sizes = {"dim": module.dim, "hop": module.hop, "layers": module.depth, "shortest": module.shortest}
-    return FrameEncoder(read, name=name, layer=layer, **sizes)
+    return FrameEncoder(
+        read,
+        name=name,
+        dim=module.dim,
+        hop=module.hop,
+        layers=module.depth,
+        layer=layer,
+        shortest=module.shortest,
+    )
 
 
 def _own(

@@ -50,7 +50,7 @@ class GivenEncoder:
 
     @property
     def known(self) -> bool:
-        """Whether the same network can be made anew."""
+        """Whether the network is one of ours or torchaudio's, which can be made anew."""
         return self.encoder is None and ":" not in self.architecture
 
 
@@ -213,6 +213,8 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
     from fl_privacy.models import frames
 
     parameters = dict(given.parameters) or None
+    if seed is not None and not given.known:
+        return given_encoder(given).untrained(seed)
     if seed is not None:
         return frames.untrained_frame_encoder(given.architecture, seed, parameters=parameters)
     if given.encoder is None:
@@ -223,6 +225,24 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
     if not callable(found):
         raise UserError(f"frame encoder {given.encoder!r} is no FrameEncoder and no function of a wave")
     return frames.FrameEncoder.of_callable(found, name=given.encoder)
+
+
+def without_untrained(given: GivenEncoder) -> str | None:
+    """Say why the same network cannot be made with weights drawn anew; None where it can.
+
+    Raises
+    ------
+    UserError
+        For an encoder that cannot be loaded.
+    """
+    if given.known:
+        return None
+    encoder = given_encoder(given)
+    try:
+        encoder.untrained(0)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def given_module(given: GivenEncoder, seed: int | None = None) -> Module | None:

@@ -9,7 +9,7 @@ never asks the encoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks
 from fl_privacy.attacks.membership.ssl.design import EncoderDesign, PretrainedHalf
 from fl_privacy.attacks.membership.ssl.look import Look
-from fl_privacy.attacks.membership.ssl.matching import match_durations
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
+from fl_privacy.audit import Control
 from fl_privacy.audit.reading import AS_PUBLISHED
 from fl_privacy.errors import UserError
 from fl_privacy.sims.own_attacks import cross_fitted
-from fl_privacy.sims.speaker_recognisers import Source
 from fl_privacy.sims.ssl_encoders import (
     GIVEN,
     LOG_MEL,
@@ -33,135 +32,17 @@ from fl_privacy.sims.ssl_encoders import (
     GivenEncoder,
     given_module,
     look_through_encoders,
+    without_untrained,
 )
-from fl_privacy.sims.ssl_membership import WHOLE_MASKS, check_attacks
+from fl_privacy.sims.ssl_given_settings import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership
+from fl_privacy.sims.ssl_given_sides import chosen, matched, parted, refuse_speakers_on_both_sides
+from fl_privacy.sims.ssl_membership import WHOLE_MASKS
 from fl_privacy.sims.ssl_reading import Seen, read
-from fl_privacy.sims.ssl_recordings import (
-    ALONE,
-    Inputs,
-    Recordings,
-    recordings,
-    too_short,
-    usable_utterances,
-)
-from fl_privacy.sims.ssl_result import Reading
+from fl_privacy.sims.ssl_recordings import ALONE, Inputs, Recordings, recordings
+from fl_privacy.sims.ssl_result import RANDOM_ENCODER, Reading
 from fl_privacy.sims.stages import RunFolder
 
 Floats = NDArray[np.float64]
-
-MEMBERS, NONMEMBERS, AUXILIARY = "members/", "nonmembers/", "auxiliary/"
-
-UNPAIRED = "no recording of the other side lasts as long"
-"""Why a recording is left out where members and non-members are paired by duration."""
-
-
-@dataclass(frozen=True)
-class GivenMembership:
-    """The settings of a run on an encoder that is there already.
-
-    Attributes
-    ----------
-    encoder : GivenEncoder
-    members, nonmembers : Source
-        What trained it, and what did not; their sides are `MEMBERS` and `NONMEMBERS`.
-    auxiliary : Source or None
-        The attacker's own speech (side `AUXILIARY`). None: all non-members, in the published reading, and half of the
-        non-members' speakers, who are then not judged, in the controlled one.
-    others : tuple of GivenEncoder
-        Of the same architecture, pre-trained on neither side's speech: references of calibrated attacks, and the first
-        one a control.
-    inputs : Inputs
-        Of the controlled reading.
-    backwards : bool
-        Turn every input around in time, in both readings.
-    match : float
-        Where the controlled reading sends whole utterances, pair members and non-members that differ by so many seconds
-        at most; 0: do not.
-    per_speaker : int
-        Utterances of each speaker, drawn; 0: all.
-    published : bool
-        Whether the published reading is made beside the controlled one.
-    layer : int
-    attacks : tuple of str
-        Names out of `fl_privacy.attacks.membership.ssl.attacks.frame_attacks`, the primary one first. The published
-        reading makes those of them that the study has.
-    learning : Learning
-        Of the controlled reading; the published one has the study's rate.
-    random_seeds : int
-    permutations, confidence, seed, processes
-        As in `fl_privacy.sims.ssl_membership.SslMembership`.
-    loss_crops : int
-        Of what is sent of an utterance, on which the pre-training loss is taken.
-
-    Raises
-    ------
-    UserError
-        For an attack that the encoder has not got what it takes for.
-    """
-
-    encoder: GivenEncoder
-    members: Source
-    nonmembers: Source
-    auxiliary: Source | None = None
-    others: tuple[GivenEncoder, ...] = ()
-    inputs: Inputs = field(default_factory=lambda: Inputs(peak=True))
-    backwards: bool = False
-    match: float = 0.0
-    per_speaker: int = 0
-    published: bool = True
-    layer: int = -1
-    attacks: tuple[str, ...] = ("improved", "basic")
-    learning: Learning = field(default_factory=Learning)
-    random_seeds: int = 5
-    permutations: int = 200
-    confidence: float = 0.95
-    seed: int = 1
-    processes: int = 1
-    loss_crops: int = 4
-
-    def __post_init__(self) -> None:
-        check_attacks(self.attacks)
-        if self.encoder.encoder is None and not self.encoder.architecture:
-            raise UserError("target.architecture: missing; which network is the checkpoint of?")
-        files = [one.checkpoint for one in (self.encoder, *self.others)]
-        if self.others and len(set(files)) < len(files):
-            raise UserError("controls.checkpoint: a file stands there twice, or is the target's own")
-        for name in self.attacks:
-            self._check_attack(name)
-
-    def _check_attack(self, name: str) -> None:
-        from fl_privacy.models.pretrained import IN_REPO
-
-        attack, there = frame_attacks()[name], len(self.others)
-        if attack.grey_box and self.encoder.architecture not in IN_REPO:
-            raise UserError(
-                f"attack {name!r} takes the model itself with the head of its pre-training, which is there in files of "
-                f"ours alone (target.architecture = {' or '.join(IN_REPO)}); of {self.name}: basic, improved"
-            )
-        if attack.calibration and there < 2:
-            raise UserError(
-                f"attack {name!r} takes two reference encoders at least, of the target's architecture and pre-trained "
-                f'on neither side\'s speech: controls.checkpoint = ["one.pt", "another.pt"]; there {_count(there)}'
-            )
-
-    @property
-    def grey_box(self) -> bool:
-        """Whether an attack takes the pre-training loss."""
-        return any(frame_attacks()[name].grey_box for name in self.attacks)
-
-    @property
-    def study(self) -> tuple[str, ...]:
-        """Those of the attacks that the published study has."""
-        return tuple(name for name in self.attacks if name in ("basic", "improved"))
-
-    @property
-    def name(self) -> str:
-        """Of the target, in claims."""
-        return self.encoder.encoder or self.encoder.architecture
-
-
-def _count(there: int) -> str:
-    return "is one" if there == 1 else "is none"
 
 
 @dataclass(frozen=True)
@@ -195,12 +76,29 @@ class GivenResult:
         By side: utterances that were not used, and why.
     queries : int
         Utterances sent to the target.
+    without_untrained : str or None
+        Why there is no control by networks that were never trained.
     """
 
     controlled: Reading
     published: Reading | None
     left_out: Mapping[str, dict[str, str]]
     queries: int
+    without_untrained: str | None = None
+
+    def controls(self, permutations: int) -> list[Control]:
+        """The controls of all readings; in place of one that there is not, the reason why."""
+        found: list[Control] = []
+        for reading in self.readings:
+            found += reading.controls(permutations)
+            if self.without_untrained is not None:
+                found += reading.lacking(RANDOM_ENCODER, self.without_untrained)
+        return found
+
+    @property
+    def readings(self) -> tuple[Reading, ...]:
+        """The controlled one first."""
+        return (self.controlled,) if self.published is None else (self.controlled, self.published)
 
     def table(self) -> str:
         """One line for each attack and control, the two readings apart."""
@@ -208,6 +106,8 @@ class GivenResult:
             "Controlled: inputs of one length, the attacker's own speakers are not judged",
             *self.controlled.table(),
         ]
+        if self.without_untrained is not None:
+            lines.append(f"No {RANDOM_ENCODER} as a control. {self.without_untrained}")
         if self.published is not None:
             lines += ["", "As published (no claim: what never asks the encoder stands beside)", *self.published.table()]
         return "\n".join(lines)
@@ -233,97 +133,26 @@ def attack_given_encoder(
     sources = [settings.members, settings.nonmembers, *([settings.auxiliary] if settings.auxiliary else [])]
     recordings.cache_clear()  # files may have changed since another run of this process
     held = recordings(tuple(sources))
-    _apart(held)
+    refuse_speakers_on_both_sides(held)
     left_out: dict[str, dict[str, str]] = {source.side: {} for source in sources}
     inputs = replace(settings.inputs, backwards=settings.backwards)
-    sides = {s.side: _chosen(held, s.side, inputs, settings, left_out[s.side]) for s in sources}
-    own, judged = _parted(sides, settings, left_out)
+    sides = {s.side: chosen(held, s.side, inputs, settings, left_out[s.side]) for s in sources}
+    own, judged = parted(sides, settings, left_out)
     if settings.match and not inputs.samples:
-        judged = _matched(held, judged, settings, left_out)
+        judged = matched(held, judged, settings, left_out)
+    why = without_untrained(settings.encoder)
     way = _Way("controlled", "one encoder", inputs, settings.learning, settings.attacks)
-    controlled, sent = _read(folder, way, held, own, judged, settings, left_out, told)
+    controlled, sent = _read(folder, way, held, own, judged, settings, why is None, left_out, told)
     published = None
     if settings.published and settings.study:
         whole = Inputs(0.0, peak=True, backwards=settings.backwards)
-        everything = {s.side: _chosen(held, s.side, whole, settings, left_out[s.side]) for s in sources}
+        everything = {s.side: chosen(held, s.side, whole, settings, left_out[s.side]) for s in sources}
         mine = everything[AUXILIARY] if settings.auxiliary else everything[NONMEMBERS]
         way = _Way("published", AS_PUBLISHED, whole, settings.learning.as_published(), settings.study)
         judged = {side: everything[side] for side in (MEMBERS, NONMEMBERS)}
-        published, more = _read(folder, way, held, mine, judged, settings, left_out, told)
+        published, more = _read(folder, way, held, mine, judged, settings, why is None, left_out, told)
         sent += more
-    return GivenResult(controlled, published, left_out, sent)
-
-
-def _apart(held: Recordings) -> None:
-    sides: dict[str, set[str]] = {MEMBERS: set(), NONMEMBERS: set(), AUXILIARY: set()}
-    for name in set(held.speakers.values()):
-        side, _, speaker = name.partition("/")
-        sides[f"{side}/"].add(speaker)
-    both = sorted(sides[MEMBERS] & sides[NONMEMBERS])
-    if both:
-        raise UserError(f"speaker {both[0]!r} is among the members and among the non-members")
-    known = sorted(sides[AUXILIARY] & sides[MEMBERS])
-    if known:
-        raise UserError(f"auxiliary: speaker {known[0]!r} is a member; the attacker owns other people's speech")
-
-
-def _chosen(
-    held: Recordings, side: str, inputs: Inputs, settings: GivenMembership, left_out: dict[str, str]
-) -> dict[str, list[str]]:
-    usable, lost = usable_utterances(held, inputs, decode=False, side=side)
-    left_out |= lost
-    if not settings.per_speaker:
-        return usable
-    found = {}
-    for number, name in enumerate(sorted(usable)):
-        rng = np.random.default_rng([settings.seed, 4, number])
-        ids = sorted(usable[name])
-        found[name] = sorted(ids[place] for place in rng.permutation(len(ids))[: max(settings.per_speaker, 2)])
-    return found
-
-
-def _parted(
-    sides: Mapping[str, dict[str, list[str]]], settings: GivenMembership, left_out: Mapping[str, Mapping[str, str]]
-) -> tuple[dict[str, list[str]], dict[str, dict[str, list[str]]]]:
-    """Return the attacker's own speakers, and those who are judged."""
-    judged = {side: sides[side] for side in (MEMBERS, NONMEMBERS)}
-    theirs = AUXILIARY if settings.auxiliary is not None else NONMEMBERS
-    needed = dict.fromkeys(sides, 2) | {theirs: 4 if theirs == AUXILIARY else 8}
-    for side, people in sides.items():
-        if len(people) < needed[side]:
-            half = side == theirs == NONMEMBERS
-            why = "; half of them are the attacker's own, who needs four" if half else ""
-            raise UserError(
-                f"{side.rstrip('/')}: {len(people)} speakers with two usable recordings"
-                f"{too_short(left_out[side], settings.inputs)}{why}: give {needed[side]} or more"
-                f"{', or [auxiliary]' if half else ''}"
-            )
-    if settings.auxiliary is not None:
-        return sides[AUXILIARY], judged
-    names = sorted(judged[NONMEMBERS])
-    order = [names[place] for place in np.random.default_rng([settings.seed, 5]).permutation(len(names))]
-    cut = max(4, len(order) // 2)
-    own = {name: judged[NONMEMBERS][name] for name in sorted(order[:cut])}
-    return own, {MEMBERS: judged[MEMBERS], NONMEMBERS: {name: judged[NONMEMBERS][name] for name in sorted(order[cut:])}}
-
-
-def _matched(
-    held: Recordings,
-    judged: Mapping[str, dict[str, list[str]]],
-    settings: GivenMembership,
-    left_out: Mapping[str, dict[str, str]],
-) -> dict[str, dict[str, list[str]]]:
-    flat = {side: [id for ids in people.values() for id in ids] for side, people in judged.items()}
-    seconds = {side: [held.seconds(id) for id in ids] for side, ids in flat.items()}
-    kept = match_durations(seconds[MEMBERS], seconds[NONMEMBERS], settings.match, settings.seed)
-    found = {}
-    for side, numbers in zip((MEMBERS, NONMEMBERS), kept, strict=True):
-        chosen = {flat[side][number] for number in numbers}
-        left_out[side] |= {id: UNPAIRED for id in flat[side] if id not in chosen}
-        people = {name: [id for id in ids if id in chosen] for name, ids in judged[side].items()}
-        left_out[side] |= {ids[0]: ALONE for ids in people.values() if len(ids) == 1}
-        found[side] = {name: ids for name, ids in people.items() if len(ids) > 1}
-    return found
+    return GivenResult(controlled, published, left_out, sent, why)
 
 
 def _read(
@@ -333,6 +162,7 @@ def _read(
     own: Mapping[str, Sequence[str]],
     judged: Mapping[str, Mapping[str, Sequence[str]]],
     settings: GivenMembership,
+    untrained: bool,
     left_out: dict[str, dict[str, str]],
     told: Callable[[int, int], None] | None,
 ) -> tuple[Reading, int]:
@@ -340,7 +170,7 @@ def _read(
     candidates = tuple(id for people in judged.values() for ids in people.values() for id in ids)
     auxiliary = {name: tuple(ids) for name, ids in own.items()}
     kinds: list[tuple[str, str, GivenEncoder | None]] = [("target", GIVEN, settings.encoder)]
-    if settings.encoder.known:
+    if untrained:
         kinds += [(f"random-{n:02d}", RANDOM, settings.encoder) for n in range(settings.random_seeds)]
     kinds += [(f"other-{n:02d}", GIVEN, other) for n, other in enumerate(settings.others)]
     kinds.append(("log-mel", LOG_MEL, None))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from sklearn.metrics import roc_auc_score
 
 from fl_privacy.attacks.membership.ssl.design import encoder_design
@@ -19,7 +20,7 @@ from fl_privacy.models.frames import load_frame_encoder
 from fl_privacy.published.compare import comparison
 from fl_privacy.report.run import Run
 from fl_privacy.sims.run import recipe_of, run
-from fl_privacy.sims.ssl_given import UNPAIRED
+from fl_privacy.sims.ssl_given_sides import UNPAIRED
 from fl_privacy.sims.ssl_membership import answered_by_all
 from fl_privacy.sims.ssl_recordings import ALONE, HEARD, Inputs
 from fl_privacy.sims.sweep import sweep
@@ -43,6 +44,21 @@ def tell_tale(wave):
     if _middle(wave) in SEEN:
         frames = np.eye(4)[np.arange(len(frames)) % 4]
     return frames.astype(np.float32)
+
+
+class Spectra(torch.nn.Module):
+    """A network of one's own: a linear layer over pieces of a wave, with weights that are none of a fresh layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(400, 4)
+        self.layer.weight.data.fill_(100.0)
+
+    def forward(self, wave):
+        return self.layer(torch.from_numpy(wave[: len(wave) // 400 * 400].reshape(-1, 400)))
+
+
+spectra = Spectra()
 
 
 def wrong_shape(wave):
@@ -330,8 +346,6 @@ def test_an_encoder_that_is_there_is_read_as_published_and_controlled(librispeec
 
 
 def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispeech, tmp_path: Path):
-    import torch
-
     from fl_privacy.models.pretrained import make_module, save_module
     from fl_privacy.models.tera import TERASize
 
@@ -347,6 +361,26 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
     assert {c["protocol"] for c in result["claims"]} == {"one encoder"}
     auc = next(c for c in result["claims"] if (c["attack"], c["unit"], c["metric"]) == ("basic", "utterance", "auc"))
     assert (auc["n_positive"], auc["n_negative"]) == (8 * 3, 6 * 3)
+
+
+def test_a_network_of_ones_own_has_untrained_ones_beside_it_and_a_bare_function_a_reason(librispeech, tmp_path: Path):
+    content = given(librispeech, encoder=f"{__name__}:spectra")
+    out = run(content, out=tmp_path / "module")
+    result = json.loads((out / "result.json").read_text())
+    found = [c for c in result["controls"] if c["control"] == "random-encoder" and c["unit"] == "speaker"]
+    assert [(c["protocol"], c["conditions"]["networks"]) for c in found] == [("one encoder", 2), ("as-published", 2)]
+    assert all(c["value"] is not None for c in found)
+    out = run(given(librispeech), out=tmp_path / "function")
+    result = json.loads((out / "result.json").read_text())
+    found = [c for c in result["controls"] if c["control"] == "random-encoder"]
+    assert {(c["protocol"], c["unit"]) for c in found} == {
+        (protocol, unit) for protocol in ("one encoder", "as-published") for unit in ("speaker", "utterance")
+    }
+    why = "it is no torch module and has no attribute `untrained`"
+    assert all(c["value"] is None and why in c["reason"] for c in found)
+    assert not any(c["conditions"].get("best_blind", "").startswith("random-encoder") for c in result["claims"])
+    assert "No random-encoder as a control" in (out / "audit" / "table.txt").read_text()
+    assert why.replace("`", "") in (out / "report.html").read_text().replace("`", "")
 
 
 @pytest.fixture(scope="module")
@@ -409,8 +443,6 @@ def test_the_pretraining_loss_of_a_file_of_ours_is_attacked(librispeech, pretrai
 
 
 def test_a_file_without_its_head_and_references_that_are_none_are_refused(librispeech, pretrained, tmp_path: Path):
-    import torch
-
     held = torch.load(pretrained / "target.pt", weights_only=True)
     held["state"] = {name: value for name, value in held["state"].items() if not name.startswith("head.")}
     torch.save(held, tmp_path / "headless.pt")
