@@ -549,6 +549,27 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
         run("ssl-membership", ["target.layer=9"], out=tmp_path / "r")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["target.crop_seconds=0.001"], "crop_seconds = 0.001 is too short for tera, whose task takes 0.07 s at least"),
+        (["target.model=cpc", "target.crop_seconds=0.1"], "too short for cpc, whose task takes 0.17 s at least"),
+    ],
+)
+def test_a_crop_without_a_task_is_refused_before_anything_is_read(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        run("ssl-membership", settings, out=tmp_path / "r")
+
+
+def test_options_that_stay_behind_where_a_corpus_is_changed_are_named(folder, tmp_path):
+    stays = r"members: corpus 'folder' has no option 'subsets'.*sets members.options = \{subsets = .*set members.options=\{\}"
+    content = given(folder)
+    content["members"]["corpus"] = "folder"
+    with pytest.raises(UserError, match=stays):
+        run(content, out=tmp_path / "r")
+    assert load_any("tseng2022", ["members.corpus=an4", "members.options={}"]).members.options == {}
+
+
 def test_an_impossible_size_is_refused_before_anything_is_read(tmp_path):
     for size, message in (({"width": 8}, "target.size of tera"), ("tiny", "size is 'tiny'")):
         with pytest.raises(UserError, match=message):
