@@ -19,6 +19,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.models.frames import load_frame_encoder
 from fl_privacy.published.compare import comparison
 from fl_privacy.report.run import Run
+from fl_privacy.sims.grid import cells_of
 from fl_privacy.sims.run import recipe_of, run
 from fl_privacy.sims.ssl_given_sides import UNPAIRED
 from fl_privacy.sims.ssl_membership import answered_by_all
@@ -205,6 +206,33 @@ def test_a_split_by_utterance_and_private_pretraining(folder, tmp_path: Path):
     assert promise["unit"] == "utterance" and promise["epsilon_accountant"] == pytest.approx(8.0, rel=0.05)
     report = (out / "report.html").read_text()
     assert "AUC per utterance" in report and "Per utterance" in report
+
+
+@pytest.mark.parametrize(("split", "size"), [("speaker", 2), ("utterance", 5)])
+def test_so_many_train_each_encoder_and_they_alone_are_judged(folder, tmp_path: Path, split: str, size: int):
+    content = swapped(folder)
+    content["protocol"] |= {"split": split, "training": size, "swaps": 2}
+    content["attack"] = [{"name": "basic"}]
+    out = run(content, out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    (head,) = [c for c in result["claims"] if c["primary"] and c["metric"] == "auc" and c["unit"] == split]
+    assert head["conditions"]["training"] == f"{size} {split}s an encoder"
+    counts: dict[tuple[str, str], int] = {}
+    with (out / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            if (row["attack"], row["unit"]) == ("basic", f"{split} before target"):
+                counts[row["target"], row["label"]] = counts.get((row["target"], row["label"]), 0) + 1
+    assert len(counts) == 2 * 8 and set(counts.values()) == {size}
+    lost = result["corpora"]["private"][0]["left_out"]
+    # Halves of two speakers have all of theirs drawn.
+    assert ("not drawn: protocol.training is a part of the speech" in lost) == (split == "utterance")
+    assert f"{size} {split}s an encoder" in (out / "audit" / "table.txt").read_text()
+
+
+def test_the_preset_on_training_data_trains_as_long_on_each_of_them():
+    cells = cells_of("ssl-membership-data", [], load_any("ssl-membership-data").sweep, Path("nowhere"))
+    assert len(cells) == 3
+    assert len({file.target.steps / file.protocol.training for cell in cells for file in cell.files}) == 1
 
 
 def auc_of(folder: Path, attack: str, unit: str) -> float:
@@ -529,6 +557,7 @@ def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
         ("tseng2022", ["target.encoder=a:b"], "give architecture .*or encoder"),
         ("tseng2022", ["protocol.match_seconds=0.1"], "for whole utterances; set protocol.seconds=0"),
         ("tseng2022", ["protocol.swaps=3"], "protocol.swaps: does not go with"),
+        ("tseng2022", ["protocol.training=3"], "protocol.training: does not go with"),
     ],
 )
 def test_files_are_checked(preset, settings, message):
@@ -537,7 +566,12 @@ def test_files_are_checked(preset, settings, message):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in presets() if n.startswith(("tseng2022", "ssl")) and n != "ssl-membership-dp"]
+    "name",
+    [
+        n
+        for n in presets()
+        if n.startswith(("tseng2022", "ssl")) and n not in ("ssl-membership-dp", "ssl-membership-data")
+    ],
 )
 def test_presets_can_be_run(name):
     recipe = recipe_of(load_any(name))
