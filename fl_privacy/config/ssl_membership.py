@@ -20,6 +20,7 @@ _TRAINED = (
     "negatives_among",
     "dp",
 )
+_SWAPPED = ("split", "auxiliary", "swaps", "training")
 _GIVEN = ("checkpoint", "architecture", "parameters", "encoder")
 
 
@@ -80,6 +81,8 @@ class EncoderProtocol(Section):
     """Of a swap: speakers who train no encoder, on whom attacks learn."""
     swaps: int = Field(default=2, ge=1)
     """How often each of the two pools is halved: 4 times as many encoders."""
+    training: int = Field(default=0, ge=0)
+    """Of a swap: so many speakers of a half (or utterances, where these are split) train its encoder; 0: all."""
     seconds: float = Field(default=2.0, ge=0)
     """The middle of an utterance that is sent; 0: all of it."""
     loss_crops: int = Field(default=4, ge=1)
@@ -112,8 +115,14 @@ class EncoderControls(Section):
 
     random_seeds: int = Field(default=5, ge=1)
     """Networks that were never trained."""
-    checkpoint: str | None = None
-    """Under ``tseng2022``: a checkpoint of the same architecture that other people's speech trained."""
+    checkpoint: str | tuple[str, ...] | None = None
+    """Under ``tseng2022``: one or several checkpoints of the same architecture that neither side's speech trained. The
+    first is a control; calibrated attacks take two or more as references."""
+
+    @property
+    def checkpoints(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.checkpoint,) if isinstance(self.checkpoint, str) else self.checkpoint or ()
 
 
 class SslMembershipFile(Section):
@@ -147,10 +156,9 @@ class SslMembershipFile(Section):
             *(key for key in (("members", "nonmembers", "auxiliary") if swap else ("private",)) if getattr(self, key)),
             *(
                 f"protocol.{key}"
-                for key in (("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps"))
+                for key in (("match_seconds", "per_speaker", "published") if swap else _SWAPPED)
                 if key in self.protocol.model_fields_set
             ),
-            *(["protocol.loss_crops"] if not swap and "loss_crops" in self.protocol.model_fields_set else []),
             *(["controls.checkpoint"] if swap and self.controls.checkpoint else []),
         ]
         if wrong:
@@ -162,8 +170,8 @@ class SslMembershipFile(Section):
             target = self.target
             if (target.encoder is None) == (target.architecture is None):
                 raise ValueError("target: give architecture (and checkpoint), or encoder")
-            if target.encoder is not None and (target.checkpoint or target.parameters):
-                raise ValueError("target.encoder: stands alone; checkpoint and parameters go with architecture")
+            if target.encoder is not None and (target.checkpoint or target.parameters or self.controls.checkpoint):
+                raise ValueError("target.encoder: stands alone; checkpoints and parameters go with architecture")
         if self.protocol.match_seconds and self.protocol.seconds:
             raise ValueError("protocol.match_seconds: for whole utterances; set protocol.seconds=0")
         return self
@@ -174,9 +182,7 @@ class SslMembershipFile(Section):
         swap = self.protocol.name == "swap"
         for key in _GIVEN if swap else _TRAINED:
             held["target"].pop(key, None)
-        others = (
-            ("match_seconds", "per_speaker", "published") if swap else ("split", "auxiliary", "swaps", "loss_crops")
-        )
+        others = ("match_seconds", "per_speaker", "published") if swap else _SWAPPED
         for key in others:
             held["protocol"].pop(key, None)
         return held

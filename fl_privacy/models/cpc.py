@@ -77,6 +77,8 @@ class CPC(nn.Module):
     """
 
     kind = "cpc"
+    heads = ("predictors.",)
+    """What its arrays are called that pre-training needs and frames do not."""
     depth = 2
     hop = math.prod(stride for _, stride, _ in CONVOLUTIONS)
 

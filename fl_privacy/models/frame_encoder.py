@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fl_privacy._randomness import own_randomness
 from fl_privacy.errors import UserError
 from fl_privacy.models.log_mel import SAMPLE_RATE, WINDOW
 
@@ -39,6 +40,8 @@ class FrameEncoder:
         Which one is read: 0 is the first, -1 the last.
     shortest : int
         Fewest samples of which there is a frame.
+    untrained : callable, optional
+        Of a seed: the same encoder with weights that were never trained, for `untrained`.
 
     Attributes
     ----------
@@ -52,13 +55,22 @@ class FrameEncoder:
     """
 
     def __init__(
-        self, read: Reader, *, name: str, dim: int, hop: int, layers: int = 1, layer: int = -1, shortest: int = 1
+        self,
+        read: Reader,
+        *,
+        name: str,
+        dim: int,
+        hop: int,
+        layers: int = 1,
+        layer: int = -1,
+        shortest: int = 1,
+        untrained: Callable[[int], FrameEncoder] | None = None,
     ) -> None:
         sizes = {"dim": dim, "hop": hop, "layers": layers, "shortest": shortest}
         for what, size in sizes.items():
             if size < 1:
                 raise UserError(f"frame encoder {name}: {what} must be positive, not {size}")
-        self._read, self._asked = read, [0]
+        self._read, self._asked, self._untrained = read, [0], untrained
         self.name, self.dim, self.hop, self.layers, self.shortest = name, dim, hop, layers, shortest
         self.layer = self._there(layer)
 
@@ -90,7 +102,8 @@ class FrameEncoder:
         ----------
         fn : callable
             Takes a wave, float32 (samples,), full scale 1; returns frames (m, q), an array or tensor; with `layers`
-            above 1 a list of them, the first layer's first.
+            above 1 a list of them, the first layer's first. Where it is a torch module or a method of one, or has an
+            attribute ``untrained``, a function of a seed that returns another such function, `untrained` works.
         name : str
         sample_rate : int
             Rate in Hz that `fn` expects; waves are resampled to it from 16 kHz.
@@ -123,6 +136,13 @@ class FrameEncoder:
             found = fn(_resampled(wave, sample_rate))
             return [found] if layers == 1 and not isinstance(found, list | tuple) else found
 
+        def untrained(seed: int) -> FrameEncoder:
+            from fl_privacy.models.untrained import untrained_like
+
+            found = untrained_like(fn, seed, name)
+            sizes = {"dim": made.dim, "hop": made.hop, "layers": layers, "layer": layer, "shortest": shortest}
+            return cls.of_callable(found, name=f"{name}, untrained", sample_rate=sample_rate, **sizes)
+
         learning = dim is None or hop is None
         made = cls(
             read,
@@ -132,6 +152,7 @@ class FrameEncoder:
             layers=layers,
             layer=layer,
             shortest=shortest,
+            untrained=untrained,
         )
         if learning:
             samples = max(2 * SAMPLE_RATE, shortest)
@@ -158,6 +179,30 @@ class FrameEncoder:
         made = copy.copy(self)
         made.name = name
         return made
+
+    def untrained(self, seed: int) -> FrameEncoder:
+        """Return the same encoder with weights that were never trained: what an attack finds there is not membership.
+
+        Parameters
+        ----------
+        seed : int
+            Of the weights.
+
+        Raises
+        ------
+        UserError
+            Where there is no way to make it, or what was given for that fails.
+        """
+        if self._untrained is None:
+            raise UserError(
+                f"{self.name}: there is no network of its kind that was never trained: its FrameEncoder was made "
+                "without `untrained`, a function of a seed that makes one"
+            )
+        with own_randomness("untrained frame encoder", self.name, seed):
+            found = self._untrained(seed)
+        if not isinstance(found, FrameEncoder):
+            raise UserError(f"{self.name}: its `untrained` returned a {type(found).__name__}, not a FrameEncoder")
+        return found
 
     def __call__(self, wave: ArrayLike) -> Frames:
         """Return the frames of a wave.

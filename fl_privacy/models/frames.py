@@ -16,7 +16,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.models import torchaudio_ssl as hub
 from fl_privacy.models.frame_encoder import FrameEncoder, peak_normalised
 from fl_privacy.models.log_mel import HOP, MELS, WINDOW, log_mel
-from fl_privacy.models.pretrained import IN_REPO, Module, load_module, make_module
+from fl_privacy.models.pretrained import IN_REPO, Module, load_module, untrained_module
 
 __all__ = [
     "FrameEncoder",
@@ -128,9 +128,9 @@ def untrained_frame_encoder(
         For an unknown architecture, layer or size.
     """
     called = name or f"{architecture}, untrained"
+    if architecture in IN_REPO:
+        return encoder_of(untrained_module(architecture, seed, size), layer=layer, name=called)
     with own_randomness("untrained frame encoder", architecture, seed):
-        if architecture in IN_REPO:
-            return encoder_of(make_module(architecture, size), layer=layer, name=called)
         who = f"frame encoder {architecture}"
         architecture = hub.BUNDLES.get(architecture, (architecture,))[0]
         _check_known(architecture, who)
@@ -168,8 +168,15 @@ def _of_layers(module: Module | hub.TorchaudioLayers, name: str, layer: int) -> 
             layers = module.read(torch.from_numpy(wave), count)
         return layers
 
-    sizes = {"dim": module.dim, "hop": module.hop, "layers": module.depth, "shortest": module.shortest}
-    return FrameEncoder(read, name=name, layer=layer, **sizes)
+    return FrameEncoder(
+        read,
+        name=name,
+        dim=module.dim,
+        hop=module.hop,
+        layers=module.depth,
+        layer=layer,
+        shortest=module.shortest,
+    )
 
 
 def _own(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from fl_privacy._randomness import own_randomness
 from fl_privacy.errors import UserError
 from fl_privacy.models import cpc, tera
 from fl_privacy.models.checkpoints import load_weights, read_checkpoint, write_checkpoint
@@ -45,8 +46,14 @@ def make_module(kind: str, size: Any = "small") -> Module:
     return made
 
 
+def untrained_module(kind: str, seed: int, size: Any = "small") -> Module:
+    """Make a TERA or CPC with the initial weights of a seed, in evaluation mode; see `make_module`."""
+    with own_randomness("untrained frame encoder", kind, seed):
+        return make_module(kind, size).eval()
+
+
 def save_module(module: Module, path: Path) -> None:
-    """Write a TERA or CPC with its sizes and its record, whole or not at all."""
+    """Write a TERA or CPC with its pre-training head, its sizes and its record, whole or not at all."""
     content = {"format": 1, "model": module.kind, "size": module.sizes, "record": module.record}
     write_checkpoint(path, {**content, "state": module.state_dict()})
 
@@ -82,6 +89,11 @@ def load_module(path: Path, kind: str | None = None) -> Module:
         raise UserError(f"{who}: {path} holds a {held['model']}; give architecture = {held['model']!r}")
     with torch.device("meta"):
         module = make_module(held["model"], held["size"])
+    if lacking := [name for name in module.state_dict() if name not in held["state"] and name.startswith(module.heads)]:
+        raise UserError(
+            f"{who}: {path} lacks the head of its pre-training ({lacking[0]}, {len(lacking)} arrays in all), without "
+            "which there is no pre-training loss: give the whole file that save_module wrote"
+        )
     load_weights(module, held["state"], f"{who}: {path} does not fit its own sizes")
     module.record = dict(held["record"])
     return module.eval()

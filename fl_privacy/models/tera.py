@@ -71,6 +71,8 @@ class TERA(nn.Module):
     """
 
     kind = "tera"
+    heads = ("head.",)
+    """What its arrays are called that pre-training needs and frames do not."""
     hop, shortest = HOP, WINDOW
 
     def __init__(self, size: TERASize = PUBLISHED) -> None:

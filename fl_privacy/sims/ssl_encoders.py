@@ -50,7 +50,7 @@ class GivenEncoder:
 
     @property
     def known(self) -> bool:
-        """Whether the same network can be made anew."""
+        """Whether the network is one of ours or torchaudio's, which can be made anew."""
         return self.encoder is None and ":" not in self.architecture
 
 
@@ -86,6 +86,8 @@ class EncoderJob:
         Pre-train on waves turned around in time.
     file : str
         Where what is seen goes; a job whose file is there is done.
+    crop_seconds : float or None
+        Of the loss; None: as in the encoder's own training.
     checkpoint : str or None
         Where a pre-trained encoder goes, as `fl_privacy.training.pretraining.save_module` writes it.
     """
@@ -106,6 +108,7 @@ class EncoderJob:
     file: str
     backwards: bool = False
     checkpoint: str | None = None
+    crop_seconds: float | None = None
 
 
 def look_through_encoders(
@@ -142,7 +145,7 @@ def _make_and_look(job: EncoderJob, told: Told) -> None:
         if module is not None and (job.loss_crops or job.whole_masks):
             crops, whole = _losses(module, held, seen.ids, job)
             seen = replace(seen, loss=crops, loss_whole=whole)
-        if module is not None:
+        if module is not None and job.kind == PRETRAINED:
             write_atomically(facts_file(Path(job.file)), json.dumps(jsonable(module.record), indent=1) + "\n")
     seen.write(Path(job.file))
 
@@ -164,7 +167,11 @@ def _made(job: EncoderJob, held: Recordings, told: Told) -> tuple[Encode, Module
         untrained = frames.untrained_frame_encoder(job.training.model, job.seed, size=job.training.size)
         return untrained.all_layers, None
     assert job.given is not None
-    return given_encoder(job.given, job.seed if job.kind == RANDOM else None).all_layers, None
+    seed = job.seed if job.kind == RANDOM else None
+    own = given_module(job.given, seed)
+    if own is not None:
+        return frames.encoder_of(own).all_layers, own
+    return given_encoder(job.given, seed).all_layers, None
 
 
 def _pretrained(job: EncoderJob, held: Recordings, told: Told) -> Module:
@@ -204,12 +211,10 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
     """
     from fl_privacy._registry import find_object
     from fl_privacy.models import frames
-    from fl_privacy.models.pretrained import IN_REPO, load_module
 
     parameters = dict(given.parameters) or None
-    if seed is not None and given.architecture in IN_REPO and given.checkpoint is not None:
-        module = load_module(Path(given.checkpoint).expanduser(), given.architecture)
-        return frames.untrained_frame_encoder(given.architecture, seed, size=module.sizes)
+    if seed is not None and not given.known:
+        return given_encoder(given).untrained(seed)
     if seed is not None:
         return frames.untrained_frame_encoder(given.architecture, seed, parameters=parameters)
     if given.encoder is None:
@@ -222,6 +227,46 @@ def given_encoder(given: GivenEncoder, seed: int | None = None) -> FrameEncoder:
     return frames.FrameEncoder.of_callable(found, name=given.encoder)
 
 
+def without_untrained(given: GivenEncoder) -> str | None:
+    """Say why the same network cannot be made with weights drawn anew; None where it can.
+
+    Raises
+    ------
+    UserError
+        For an encoder that cannot be loaded.
+    """
+    if given.known:
+        return None
+    encoder = given_encoder(given)
+    try:
+        encoder.untrained(0)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def given_module(given: GivenEncoder, seed: int | None = None) -> Module | None:
+    """Load the TERA or CPC of a file of ours, head and all, or make the same network with weights drawn anew.
+
+    Parameters
+    ----------
+    given : GivenEncoder
+    seed : int, optional
+        Of new weights.
+
+    Returns
+    -------
+    TERA, CPC or None
+        None for another architecture, or without a file.
+    """
+    from fl_privacy.models.pretrained import IN_REPO, load_module, untrained_module
+
+    if given.encoder is not None or given.architecture not in IN_REPO or given.checkpoint is None or given.parameters:
+        return None
+    module = load_module(Path(given.checkpoint).expanduser(), given.architecture)
+    return module if seed is None else untrained_module(given.architecture, seed, module.sizes)
+
+
 def _losses(
     module: Module, held: Recordings, ids: Sequence[str], job: EncoderJob
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -229,15 +274,24 @@ def _losses(
     from fl_privacy.training.pretraining import pretraining_losses
 
     # Every encoder gets the same crops, masks and negatives of an utterance: they come from one seed and its samples.
-    wanted = np.isin(ids, job.candidates)
-    waves = [_turned(held.wave(id), job.inputs.backwards) for id, asked in zip(ids, wanted, strict=True) if asked]
-    found = []
-    for count, whole in ((job.loss_crops, False), (job.whole_masks, True)):
-        losses = np.full(len(ids), np.nan)
-        if count:
-            losses[wanted] = pretraining_losses(module, waves, crops=count, seed=0, full_length=whole)
-        found.append(losses)
+    found = np.full((2, len(ids)), np.nan)
+    asked: dict[str, Any] = {"seed": 0, "crop_seconds": job.crop_seconds}
+    for row in np.flatnonzero(np.isin(ids, job.candidates)).tolist():
+        wave = [_asked(held.wave(ids[row]), job)]
+        if job.loss_crops:
+            found[0, row] = pretraining_losses(module, wave, crops=job.loss_crops, **asked)[0]
+        if job.whole_masks:
+            found[1, row] = pretraining_losses(module, wave, crops=job.whole_masks, full_length=True, **asked)[0]
     return found[0], found[1]
+
+
+def _asked(wave: Wave, job: EncoderJob) -> Wave:
+    """Return that of a wave on which a loss is taken, at the level at which pre-training hears it.
+
+    With swapped roles, all of it. Where members may be longer than others, what attacks on frames are sent: else the
+    loss could tell how long it is.
+    """
+    return _turned(wave, job.inputs.backwards) if job.given is None else replace(job.inputs, peak=False).of(wave)
 
 
 def _turned(wave: Wave, backwards: bool) -> Wave:

@@ -19,6 +19,7 @@ from fl_privacy.attacks.membership.ssl.attacks import UNITS, frame_attacks
 from fl_privacy.attacks.membership.ssl.design import EncoderDesign, encoder_design
 from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
+from fl_privacy.attacks.membership.ssl.size import FEWEST, of_size
 from fl_privacy.audit.reading import SWAPPED
 from fl_privacy.errors import UserError
 from fl_privacy.sims.speaker_recognisers import Source
@@ -43,8 +44,11 @@ if TYPE_CHECKING:
 _SMALLEST_POOL = 4
 """Speakers; see `fl_privacy.attacks.membership.protocol.swap_design`."""
 
-_WHOLE_MASKS = 2
+WHOLE_MASKS = 2
 """For the loss of a whole utterance, which has more masked frames than a crop."""
+
+NOT_DRAWN = "not drawn: protocol.training is a part of the speech"
+"""Why a recording of the pools neither trains an encoder nor is judged."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,9 @@ class SslMembership:
     seed : int
     processes : int
         The results are the same for any number.
+    training_size : int
+        Speakers, or utterances where these are split, that train each encoder; 0: all of its half. See
+        `fl_privacy.attacks.membership.ssl.size.of_size`.
     """
 
     source: Source
@@ -100,9 +107,12 @@ class SslMembership:
     confidence: float = 0.95
     seed: int = 1
     processes: int = 1
+    training_size: int = 0
 
     def __post_init__(self) -> None:
         check_attacks(self.attacks)
+        if self.training_size and self.training_size < FEWEST:
+            raise UserError(f"protocol.training: {self.training_size} is too few; {FEWEST} or more, or 0 for all")
         if self.random_seeds < 1 or self.loss_crops < 1:
             raise UserError("random_seeds and loss_crops must be positive")
 
@@ -154,9 +164,10 @@ class SslMembershipResult:
             if "loss_members" in u
             else "no loss taken"
         )
+        part = f"{s.training_size} {s.split}s an encoder, " if s.training_size else ""
         targets = 4 * s.swaps * max(len(self.reading.runs), 1)
         what = (
-            f"{s.source.corpus}: {s.training.model}, {targets} targets, split by {s.split}, {length}; "
+            f"{s.source.corpus}: {s.training.model}, {targets} targets, split by {s.split}, {length}; {part}"
             f"{u['minutes']:.1f} min of speech an encoder, {u['epochs']:.1f} epochs; {losses}"
         )
         return "\n".join([what, *self.reading.table()])
@@ -186,9 +197,13 @@ def attack_encoders(
     _check_speakers(held, usable, left_out, settings)
     short = heard_alone(held, usable, left_out)
     design = encoder_design(usable, settings.split, settings.auxiliary, settings.swaps, settings.seed, short)
+    in_pools = {id for half in design.encoders for id in half.members}
+    if settings.training_size:
+        design = of_size(design, held.speakers, settings.training_size, settings.seed)
     left_out |= {id: left_out[id] + HEARD for half in design.encoders for id in half.unsent}
     auxiliary = {name: tuple(usable[name]) for name in design.auxiliary}
     candidates = tuple(sorted({id for half in design.encoders for id in half.members}))
+    left_out |= dict.fromkeys(sorted(in_pools.difference(candidates)), NOT_DRAWN)
     statistics = {frame_attacks()[name].statistic for name in settings.attacks}
     grey = bool(statistics & {"loss", "loss whole"})
     improved = "improved" in statistics
@@ -209,7 +224,7 @@ def attack_encoders(
             settings.layer if kind != LOG_MEL else -1,
             1000 * settings.seed + number,
             settings.loss_crops if grey and kind == PRETRAINED else 0,
-            _WHOLE_MASKS if "loss whole" in statistics and kind == PRETRAINED else 0,
+            WHOLE_MASKS if "loss whole" in statistics and kind == PRETRAINED else 0,
             str(path),
             settings.backwards,
             checkpoint,
@@ -251,7 +266,8 @@ def attack_encoders(
         json.loads(facts_file(trained / f"encoder-{n:02d}.npz").read_text(encoding="utf-8"))
         for n in range(len(design.encoders))
     )
-    queries = len(candidates) // 2 + sum(len(ids) for ids in auxiliary.values())
+    sent = max(len(half.members) + len(half.nonmembers) for half in design.encoders)
+    queries = sent + sum(len(ids) for ids in auxiliary.values())
     utility = _utility(settings, design, judged, held, looks[0], grey)
     return SslMembershipResult(reading, utility, left_out, queries, settings, records)
 
@@ -297,6 +313,7 @@ def answered_by_all(
 def _shared(settings: SslMembership) -> dict[str, Any]:
     """Return what every claim says of the run."""
     private = settings.training.dp is not None
+    size = {"training": f"{settings.training_size} {settings.split}s an encoder"} if settings.training_size else {}
     return {
         "target": settings.training.model,
         "protocol": SWAPPED,
@@ -309,6 +326,7 @@ def _shared(settings: SslMembership) -> dict[str, Any]:
             "split": settings.split,
             "seconds": settings.inputs.seconds or "whole utterances",
             "steps": settings.training.steps,
+            **size,
         },
     }
 

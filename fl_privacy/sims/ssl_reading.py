@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.membership.ssl.attacks import FrameAttack, frame_attacks, statistic
+from fl_privacy.attacks.membership.ssl.attacks import FrameAttack, frame_attacks, loss_of, statistic
 from fl_privacy.attacks.membership.ssl.design import EncoderDesign
 from fl_privacy.attacks.membership.ssl.look import Look
 from fl_privacy.audit import SwappedAudit
@@ -43,6 +43,8 @@ class Seen:
         Of networks that were never trained.
     wrong : sequence of Look
         For each target, of an encoder that other people's speech trained; empty where there is none.
+    references : sequence of Look
+        Of encoders that none of the candidates trained; by default those of the design.
     """
 
     design: EncoderDesign
@@ -52,6 +54,7 @@ class Seen:
     log_mel: Look
     untrained: Sequence[Look] = ()
     wrong: Sequence[Look] = ()
+    references: Sequence[Look] = ()
 
 
 def read(
@@ -102,7 +105,7 @@ def read(
 
     def attacked(attack: FrameAttack, unit: str, layer: int) -> Score:
         def score(target: int, groups: Units) -> Floats:
-            references = [seen.looks[number] for number in seen.design.references(target)]
+            references = seen.references or [seen.looks[number] for number in seen.design.references(target)]
             return attack.scores(seen.looks[target], references, groups, unit, layer)
 
         return score
@@ -123,10 +126,12 @@ def read(
     for number, name in enumerate(attacks[:controlled]):
         for unit in units:
             for control, score in _before_others(seen, known[name], unit, layer).items():
+                if number and control == "log-mel-frames" and known[name].grey_box:
+                    continue  # no loss there: it stands by `basic` already
                 found[control if number == 0 else through(control, name), unit] = score
             if seen.untrained:
                 control = "random-encoder" if number == 0 else through("random-encoder", name)
-                what = _without_training(known[name])
+                what = _without_target(known[name], seen.untrained)
                 alone = [gathered(control, unit, _under([look], what, unit, layer)) for look in seen.untrained]
                 each = [audit.auc().value or 0.0 for audit in alone]
                 spread = {"networks": len(each), "lowest_network": min(each), "highest_network": max(each)}
@@ -135,17 +140,17 @@ def read(
     return Reading(audits, blind, layers, shared, details)
 
 
-def _without_training(attack: FrameAttack) -> str:
-    """Return the statistic of what was never trained in place of an attack's: it has no loss."""
-    return "basic" if attack.grey_box else attack.statistic
+def _without_target(attack: FrameAttack, looks: Sequence[Look]) -> str:
+    """Return an attack's statistic before networks that are not the target, or "basic" where they have no such loss."""
+    has = not attack.grey_box or all(np.isfinite(loss_of(look, attack.statistic)).any() for look in looks)
+    return attack.statistic if has else "basic"
 
 
 def _before_others(seen: Seen, attack: FrameAttack, unit: str, layer: int) -> dict[str, Score]:
     """An attack's statistic where the target is not asked, by control."""
-    what = _without_training(attack)
-    found = {"log-mel-frames": _under([seen.log_mel], what, unit, -1)}
+    found = {"log-mel-frames": _under([seen.log_mel], _without_target(attack, [seen.log_mel]), unit, -1)}
     if seen.untrained:
-        found["random-encoder"] = _under(seen.untrained, what, unit, layer)
+        found["random-encoder"] = _under(seen.untrained, _without_target(attack, seen.untrained), unit, layer)
     if seen.wrong:
         found["wrong-encoder"] = lambda target, groups: statistic(
             attack.statistic, seen.wrong[target], groups, unit, layer

@@ -15,7 +15,8 @@ from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
 from fl_privacy.sims.ssl_encoders import GivenEncoder
 from fl_privacy.sims.ssl_evidence import save_evidence
-from fl_privacy.sims.ssl_given import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership, attack_given_encoder
+from fl_privacy.sims.ssl_given import attack_given_encoder
+from fl_privacy.sims.ssl_given_settings import AUXILIARY, MEMBERS, NONMEMBERS, GivenMembership
 from fl_privacy.sims.ssl_membership import SslMembership, SslMembershipResult, attack_encoders
 from fl_privacy.sims.ssl_recordings import Inputs, source_of
 from fl_privacy.sims.ssl_result import scores_csv
@@ -105,6 +106,7 @@ class SslMembershipRecipe:
             audit.confidence,
             file.simulation.seed,
             self._workers,
+            protocol.training,
         )
 
     def _given_settings(self) -> GivenMembership:
@@ -114,13 +116,13 @@ class SslMembershipRecipe:
         assert file.nonmembers is not None
         parameters = tuple(sorted((target.parameters or {}).items()))
         given = GivenEncoder(target.checkpoint, target.architecture or "", parameters, target.encoder)
-        other = file.controls.checkpoint
+        others = file.controls.checkpoints
         return GivenMembership(
             given,
             _source(file.members, MEMBERS),
             _source(file.nonmembers, NONMEMBERS),
             None if file.auxiliary is None else _source(file.auxiliary, AUXILIARY),
-            None if other is None else GivenEncoder(other, given.architecture, parameters),
+            tuple(GivenEncoder(other, given.architecture, parameters) for other in others),
             Inputs(protocol.seconds, peak=True),
             protocol.backwards,
             protocol.match_seconds,
@@ -134,6 +136,7 @@ class SslMembershipRecipe:
             audit.confidence,
             file.simulation.seed,
             self._workers,
+            protocol.loss_crops,
         )
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:
@@ -171,15 +174,14 @@ class SslMembershipRecipe:
         settings, file = self._given, self.file
         assert settings is not None
         found = attack_given_encoder(folder, settings, self._told(0))
-        readings = [found.controlled, *([found.published] if found.published else [])]
         given = {MEMBERS: file.members, NONMEMBERS: file.nonmembers, AUXILIARY: file.auxiliary}
         facts = {side: facts_of(speech, found.left_out[side]) for side, speech in given.items() if speech is not None}
         self._write(
             path,
             folder.path,
-            [claim for reading in readings for claim in reading.claims()],
-            [control for reading in readings for control in reading.controls(settings.permutations)],
-            scores_csv(readings[:1]),
+            [claim for reading in found.readings for claim in reading.claims()],
+            found.controls(settings.permutations),
+            scores_csv(found.readings[:1]),
             {
                 "utility": {"task": "The encoder is there already"},
                 "queries": found.queries,

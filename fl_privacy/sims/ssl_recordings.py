@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.corpora import AudioError, Corpus, Utterance
+from fl_privacy.corpora import AudioError, Corpus, CorpusError, Utterance
 from fl_privacy.sims.speaker_recognisers import Source
 
 Wave = NDArray[np.float32]
@@ -85,6 +85,17 @@ def trains(wave: Wave) -> bool:
     return len(wave) >= WINDOW and bool(np.any(wave))
 
 
+def _loaded(source: Source) -> Corpus:
+    """Scan a corpus; where that fails, say which part of the file names it, and which options go along."""
+    try:
+        return source.load()
+    except CorpusError as error:
+        part = source.side.rstrip("/") or "private"
+        given = ", ".join(f"{name} = {json.dumps(value)}" for name, value in json.loads(source.options).items())
+        hint = f". The file sets {part}.options = {{{given}}}; for none, set {part}.options={{}}" if given else ""
+        raise CorpusError(f"{part}: {error}{hint}") from error
+
+
 _KEPT = 2**26
 """Samples that are kept decoded: an hour and ten minutes, 256 MiB."""
 
@@ -103,7 +114,7 @@ class Recordings:
         self._room = _KEPT
         self.speakers: dict[str, str] = {}
         for source in sources:
-            speech = source.load()
+            speech = _loaded(source)
             for utterance in speech:
                 id = source.side + utterance.id
                 self._held[id] = speech, utterance

@@ -18,7 +18,9 @@ from fl_privacy.audit.reading import AS_PUBLISHED, LAYER
 
 Floats = NDArray[np.float64]
 
-BLIND = ("duration", "log-mel-frames", "random-encoder", "wrong-encoder", "log-mel-classifier")
+RANDOM_ENCODER = "random-encoder"
+
+BLIND = ("duration", "log-mel-frames", RANDOM_ENCODER, "wrong-encoder", "log-mel-classifier")
 """Controls that never look at what pre-training did with the candidates."""
 
 
@@ -122,6 +124,16 @@ class Reading:
             )
         for (name, unit), audit in self.blind.items():
             rows += self._control(name, unit, audit)
+        return rows
+
+    def lacking(self, control: str, reason: str) -> list[Control]:
+        """Rows of a control of the primary attack that could not be made: no value, and why."""
+        rows = []
+        for (name, unit), audit in self.audits.items():
+            if name == self.primary:
+                nothing = replace(audit.auc(), value=None, low=None, high=None, reason=reason)
+                what: dict[str, Any] = {"attack": control, "unit": unit, "attribute": "membership", "metric": "auc"}
+                rows.append(Control(**self.shared, **vars(nothing), **what, control=control, of=name))
         return rows
 
     def _control(self, name: str, unit: str, audit: SwappedAudit) -> list[Control]:

@@ -21,7 +21,7 @@ from fl_privacy.models.frames import encoder_of
 from fl_privacy.models.pretrained import Module, load_module, make_module, save_module
 from fl_privacy.training._crops import Crops
 from fl_privacy.training._pretraining_steps import Run
-from fl_privacy.training.pretraining_losses import pretraining_losses
+from fl_privacy.training.pretraining_losses import pretraining_losses, training_crop
 from fl_privacy.training.pretraining_settings import DPPretraining, Pretraining, published
 from fl_privacy.training.ssl_objectives import checked_waves
 
@@ -34,6 +34,7 @@ __all__ = [
     "pretraining_losses",
     "published",
     "save_module",
+    "training_crop",
 ]
 
 Waves = Sequence[NDArray[np.float32]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -59,9 +58,8 @@ def pretraining_losses(
     """
     if crops < 1:
         raise UserError(f"pretraining_losses: crops must be positive, not {crops}")
-    settings = Pretraining(module.kind, module.size, negatives_among="utterance", crop_seconds=crop_seconds)  # type: ignore[arg-type]
-    if crop_seconds is None and "crop_seconds" in module.record:
-        settings = replace(settings, crop_seconds=module.record["crop_seconds"])
+    seconds = training_crop(module) if crop_seconds is None else crop_seconds
+    settings = Pretraining(module.kind, module.size, negatives_among="utterance", crop_seconds=seconds)  # type: ignore[arg-type]
     objective = settings.objective()
     length = objective.moments(settings.seconds)
     found = np.empty(len(waves))
@@ -78,6 +76,12 @@ def pretraining_losses(
             found[number] = _mean_loss(module, objective, asked, rng)
     module.train(was_training)
     return found
+
+
+def training_crop(module: Module) -> float:
+    """Return the seconds of a crop in a module's training, as its record tells; else as published."""
+    kind: str = module.kind
+    return float(module.record.get("crop_seconds") or Pretraining(kind).seconds)  # type: ignore[arg-type]
 
 
 def _mean_loss(module: nn.Module, objective: Objective, asked: Tensor, rng: np.random.Generator) -> float:

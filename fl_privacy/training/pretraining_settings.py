@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -115,6 +116,12 @@ class Pretraining:
             raise UserError("pre-training: warm_up is from 0 to below 1, clip and weight_decay are not negative")
         if self.negatives_among not in ("batch", "utterance"):
             raise UserError(f"pre-training: negatives_among is {self.negatives_among!r}. Known: batch, utterance")
+        least = self.objective().least
+        if self.seconds < least:
+            raise UserError(
+                f"pre-training: crop_seconds = {self.seconds:g} is too short for {self.model}, whose task takes "
+                f"{math.ceil(1000 * least) / 1000:g} s at least"
+            )
         if self.batches not in (None, "speaker", "mixed"):
             raise UserError(f"pre-training: batches is {self.batches!r}. Known: speaker, mixed")
         if self.dp is not None and self.batches == "speaker":

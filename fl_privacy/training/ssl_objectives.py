@@ -31,6 +31,8 @@ class Objective(Protocol):
     loss: Loss
     shortest: int
     """Fewest samples of a wave."""
+    least: float
+    """Fewest seconds of a crop."""
 
     def sequence(self, wave: NDArray[np.float32]) -> Tensor:
         """Return what crops are cut from, (moments, ...)."""
@@ -49,6 +51,8 @@ class Reconstruction:
     """
 
     shortest = WINDOW
+    least = SPAN * HOP / SAMPLE_RATE
+    """A span of frames that is altered as one."""
 
     def __init__(self) -> None:
         self.loss = Loss("tera", _masked_error)
@@ -59,7 +63,7 @@ class Reconstruction:
 
     def moments(self, seconds: float) -> int:
         """Return a number of frames."""
-        return max(SPAN, round(seconds * SAMPLE_RATE / HOP))
+        return round(seconds * SAMPLE_RATE / HOP)
 
     def question(self, crops: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return altered frames (n, t, bands), and (n, 2, t, bands): the true ones and where they were altered."""
@@ -131,6 +135,8 @@ class Contrast:
     """
 
     shortest = 160 * (STEPS + 2) + 465
+    least = shortest / SAMPLE_RATE
+    """A frame's receptive field, and the frames ahead that it is to tell."""
 
     def __init__(self, negatives: int = 128, among: Literal["batch", "utterance"] = "batch") -> None:
         self.negatives, self.among = negatives, among
@@ -143,7 +149,7 @@ class Contrast:
 
     def moments(self, seconds: float) -> int:
         """Return a number of samples."""
-        return max(self.shortest, round(seconds * SAMPLE_RATE))
+        return round(seconds * SAMPLE_RATE)
 
     def question(self, crops: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Return the crops (n, samples), and the numbers of the negatives (n, contexts, negatives).

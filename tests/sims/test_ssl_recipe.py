@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from sklearn.metrics import roc_auc_score
 
 from fl_privacy.attacks.membership.ssl.design import encoder_design
@@ -18,11 +19,13 @@ from fl_privacy.errors import UserError
 from fl_privacy.models.frames import load_frame_encoder
 from fl_privacy.published.compare import comparison
 from fl_privacy.report.run import Run
+from fl_privacy.sims.grid import cells_of
 from fl_privacy.sims.run import recipe_of, run
-from fl_privacy.sims.ssl_given import UNPAIRED
+from fl_privacy.sims.ssl_given_sides import UNPAIRED
 from fl_privacy.sims.ssl_membership import answered_by_all
-from fl_privacy.sims.ssl_recordings import ALONE, HEARD
+from fl_privacy.sims.ssl_recordings import ALONE, HEARD, Inputs
 from fl_privacy.sims.sweep import sweep
+from fl_privacy.training.pretraining import Pretraining, load_module, pretrain, pretraining_losses, save_module
 
 TINY = {"width": 8, "layers": 2, "heads": 2, "feed_forward": 16}
 QUICK = {"model": "tera", "size": TINY, "steps": 3, "batch_size": 3, "crop_seconds": 0.3}
@@ -42,6 +45,21 @@ def tell_tale(wave):
     if _middle(wave) in SEEN:
         frames = np.eye(4)[np.arange(len(frames)) % 4]
     return frames.astype(np.float32)
+
+
+class Spectra(torch.nn.Module):
+    """A network of one's own: a linear layer over pieces of a wave, with weights that are none of a fresh layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(400, 4)
+        self.layer.weight.data.fill_(100.0)
+
+    def forward(self, wave):
+        return self.layer(torch.from_numpy(wave[: len(wave) // 400 * 400].reshape(-1, 400)))
+
+
+spectra = Spectra()
 
 
 def wrong_shape(wave):
@@ -190,6 +208,33 @@ def test_a_split_by_utterance_and_private_pretraining(folder, tmp_path: Path):
     assert "AUC per utterance" in report and "Per utterance" in report
 
 
+@pytest.mark.parametrize(("split", "size"), [("speaker", 2), ("utterance", 5)])
+def test_so_many_train_each_encoder_and_they_alone_are_judged(folder, tmp_path: Path, split: str, size: int):
+    content = swapped(folder)
+    content["protocol"] |= {"split": split, "training": size, "swaps": 2}
+    content["attack"] = [{"name": "basic"}]
+    out = run(content, out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    (head,) = [c for c in result["claims"] if c["primary"] and c["metric"] == "auc" and c["unit"] == split]
+    assert head["conditions"]["training"] == f"{size} {split}s an encoder"
+    counts: dict[tuple[str, str], int] = {}
+    with (out / "scores.csv").open() as file:
+        for row in csv.DictReader(file):
+            if (row["attack"], row["unit"]) == ("basic", f"{split} before target"):
+                counts[row["target"], row["label"]] = counts.get((row["target"], row["label"]), 0) + 1
+    assert len(counts) == 2 * 8 and set(counts.values()) == {size}
+    lost = result["corpora"]["private"][0]["left_out"]
+    # Halves of two speakers have all of theirs drawn.
+    assert ("not drawn: protocol.training is a part of the speech" in lost) == (split == "utterance")
+    assert f"{size} {split}s an encoder" in (out / "audit" / "table.txt").read_text()
+
+
+def test_the_preset_on_training_data_trains_as_long_on_each_of_them():
+    cells = cells_of("ssl-membership-data", [], load_any("ssl-membership-data").sweep, Path("nowhere"))
+    assert len(cells) == 3
+    assert len({file.target.steps / file.protocol.training for cell in cells for file in cell.files}) == 1
+
+
 def auc_of(folder: Path, attack: str, unit: str) -> float:
     """The mean over targets of the AUC within one, from the scores alone."""
     by_target: dict[str, list[tuple[bool, float]]] = {}
@@ -329,8 +374,6 @@ def test_an_encoder_that_is_there_is_read_as_published_and_controlled(librispeec
 
 
 def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispeech, tmp_path: Path):
-    import torch
-
     from fl_privacy.models.pretrained import make_module, save_module
     from fl_privacy.models.tera import TERASize
 
@@ -348,13 +391,116 @@ def test_an_encoder_of_ours_from_its_file_has_untrained_ones_beside_it(librispee
     assert (auc["n_positive"], auc["n_negative"]) == (8 * 3, 6 * 3)
 
 
+def test_a_network_of_ones_own_has_untrained_ones_beside_it_and_a_bare_function_a_reason(librispeech, tmp_path: Path):
+    content = given(librispeech, encoder=f"{__name__}:spectra")
+    out = run(content, out=tmp_path / "module")
+    result = json.loads((out / "result.json").read_text())
+    found = [c for c in result["controls"] if c["control"] == "random-encoder" and c["unit"] == "speaker"]
+    assert [(c["protocol"], c["conditions"]["networks"]) for c in found] == [("one encoder", 2), ("as-published", 2)]
+    assert all(c["value"] is not None for c in found)
+    out = run(given(librispeech), out=tmp_path / "function")
+    result = json.loads((out / "result.json").read_text())
+    found = [c for c in result["controls"] if c["control"] == "random-encoder"]
+    assert {(c["protocol"], c["unit"]) for c in found} == {
+        (protocol, unit) for protocol in ("one encoder", "as-published") for unit in ("speaker", "utterance")
+    }
+    why = "it is no torch module and has no attribute `untrained`"
+    assert all(c["value"] is None and why in c["reason"] for c in found)
+    assert not any(c["conditions"].get("best_blind", "").startswith("random-encoder") for c in result["claims"])
+    assert "No random-encoder as a control" in (out / "audit" / "table.txt").read_text()
+    assert why.replace("`", "") in (out / "report.html").read_text().replace("`", "")
+
+
+@pytest.fixture(scope="module")
+def pretrained(librispeech, tmp_path_factory) -> Path:
+    """Files of TERAs: one over-trained on one voice each of the members, and two references of other noise."""
+    root, rng = tmp_path_factory.mktemp("encoders"), np.random.default_rng(5)
+    mine = sorted((librispeech / "train-clean-100").rglob("*.flac"))[::2]
+    heard = [soundfile.read(str(path), dtype="float32", always_2d=True) for path in mine]
+    waves = {"target": [wave[:, 0] for wave, rate in heard if rate == 16_000]}
+    waves |= {name: [0.1 * rng.standard_normal(9000).astype(np.float32) for _ in range(9)] for name in ("one", "two")}
+    size = {"width": 32, "layers": 1, "heads": 2, "feed_forward": 64, "dropout": 0.0}
+    for seed, (name, voices) in enumerate(waves.items()):
+        how = Pretraining("tera", size, 150, 8, 0.3, learning_rate=3e-3)
+        save_module(pretrain(voices, ["a"] * len(voices), how, seed), root / f"{name}.pt")
+    return root
+
+
+def grey(librispeech: Path, files: Path, *attacks: str) -> dict:
+    content = given(librispeech)
+    content["target"] = {"checkpoint": str(files / "target.pt"), "architecture": "tera"}
+    content["controls"] |= {"checkpoint": [str(files / "one.pt"), str(files / "two.pt")]}
+    content["attack"] = [{"name": name} for name in attacks]
+    return content
+
+
+def test_the_pretraining_loss_of_a_file_of_ours_is_attacked(librispeech, pretrained, tmp_path: Path):
+    attacks = ("loss calibrated", "loss", "loss whole", "loss likelihood ratio", "basic")
+    out = run(grey(librispeech, pretrained, *attacks), out=tmp_path / "run")
+    result = json.loads((out / "result.json").read_text())
+    assert "how well it does what it was pre-trained to do" in result["threat_model"]["observes"]
+    found = {
+        (c["protocol"], c["attack"], c["unit"]): c
+        for c in result["claims"]
+        if c["metric"] == "auc" and "swept_layer" not in c["conditions"]
+    }
+    assert {attack for protocol, attack, _ in found if protocol == "one encoder"} == {*attacks}
+    assert {attack for protocol, attack, _ in found if protocol == "as-published"} == {"basic"}, "the study has no loss"
+    blind = {(c["control"], c["unit"]): c for c in result["controls"] if c["protocol"] == "one encoder"}
+    assert blind["random-encoder (loss)", "utterance"]["conditions"]["networks"] == 2
+    assert blind["wrong-encoder", "utterance"]["value"] == blind["wrong-encoder (loss)", "utterance"]["value"]
+    # What never heard anybody has a loss of its own: its AUC is not that of distances of frames.
+    assert blind["random-encoder (loss)", "utterance"]["value"] != blind["random-encoder (basic)", "utterance"]["value"]
+    assert ("log-mel-frames (loss whole)", "utterance") not in blind
+    # The same losses as from Python: of the middle that is sent, on crops of the target's training.
+    target = load_module(pretrained / "target.pt")
+    with (out / "scores.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if (row["attack"], row["unit"]) == ("loss", "utterance")]
+    scores = {row["utterance"]: float(row["score"]) for row in rows}
+    sides = {"members": "train-clean-100", "nonmembers": "dev-clean"}
+    losses = []
+    for id in scores:
+        side, _, name = id.partition("/")
+        path = next((librispeech / sides[side]).rglob(f"{Path(name).stem}.flac"))
+        wave, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        if rate == 16_000:
+            losses.append((id, pretraining_losses(target, [Inputs(0.4).of(wave[:, 0])], crops=4, seed=0)[0]))
+    got = np.array([scores[id] for id, _ in losses])
+    asked = -np.array([loss for _, loss in losses])
+    assert len(losses) > 50 and got - got[0] == pytest.approx(asked - asked[0], abs=1e-6)
+
+
+def test_a_file_without_its_head_and_references_that_are_none_are_refused(librispeech, pretrained, tmp_path: Path):
+    held = torch.load(pretrained / "target.pt", weights_only=True)
+    held["state"] = {name: value for name, value in held["state"].items() if not name.startswith("head.")}
+    torch.save(held, tmp_path / "headless.pt")
+    content = grey(librispeech, pretrained, "loss")
+    content["target"]["checkpoint"] = str(tmp_path / "headless.pt")
+    with pytest.raises(UserError, match=r"headless.pt lacks the head of its pre-training \(head.0.weight, 6 arrays"):
+        run(content, out=tmp_path / "run")
+    content = grey(librispeech, pretrained, "loss calibrated")
+    content["controls"]["checkpoint"] = content["controls"]["checkpoint"][0]
+    with pytest.raises(UserError, match="two reference encoders at least.*; there is one"):
+        run(content, out=tmp_path / "run")
+    content["controls"]["checkpoint"] = [content["target"]["checkpoint"], str(pretrained / "one.pt")]
+    with pytest.raises(UserError, match="stands there twice, or is the target's own"):
+        run(content, out=tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"target": {"encoder": f"{__name__}:wrong_shape"}}, "answered to no utterance|shape"),
         ({"target": {"encoder": f"{__name__}:nobody"}}, "has no 'nobody'"),
         ({"target": {"architecture": "hubert_base", "checkpoint": "/nowhere.pt"}}, "/nowhere.pt"),
-        ({"attack": [{"name": "loss"}]}, "takes encoders that are trained in the run"),
+        (
+            {"attack": [{"name": "loss"}]},
+            "'loss' takes the model itself .* files of ours alone .target.architecture = tera or cpc.; of .*tell_tale",
+        ),
+        (
+            {"attack": [{"name": "basic calibrated"}]},
+            r"'basic calibrated' takes two reference encoders .* controls.checkpoint = .*; there is none",
+        ),
         ({"attack": [{"name": "magic"}]}, "unknown attack 'magic' on frame encoders. Known: basic"),
         (
             {"protocol": {"name": "tseng2022", "seconds": 0.85}},
@@ -411,6 +557,7 @@ def test_a_speaker_on_both_sides_is_refused(librispeech, tmp_path: Path):
         ("tseng2022", ["target.encoder=a:b"], "give architecture .*or encoder"),
         ("tseng2022", ["protocol.match_seconds=0.1"], "for whole utterances; set protocol.seconds=0"),
         ("tseng2022", ["protocol.swaps=3"], "protocol.swaps: does not go with"),
+        ("tseng2022", ["protocol.training=3"], "protocol.training: does not go with"),
     ],
 )
 def test_files_are_checked(preset, settings, message):
@@ -419,7 +566,12 @@ def test_files_are_checked(preset, settings, message):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in presets() if n.startswith(("tseng2022", "ssl")) and n != "ssl-membership-dp"]
+    "name",
+    [
+        n
+        for n in presets()
+        if n.startswith(("tseng2022", "ssl")) and n not in ("ssl-membership-dp", "ssl-membership-data")
+    ],
 )
 def test_presets_can_be_run(name):
     recipe = recipe_of(load_any(name))
@@ -429,6 +581,27 @@ def test_presets_can_be_run(name):
 def test_a_layer_that_is_not_there_is_refused_before_anything_is_read(tmp_path):
     with pytest.raises(UserError, match=r"target\.layer: tera of this size has no layer 9; it has 3"):
         run("ssl-membership", ["target.layer=9"], out=tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["target.crop_seconds=0.001"], "crop_seconds = 0.001 is too short for tera, whose task takes 0.07 s at least"),
+        (["target.model=cpc", "target.crop_seconds=0.1"], "too short for cpc, whose task takes 0.17 s at least"),
+    ],
+)
+def test_a_crop_without_a_task_is_refused_before_anything_is_read(tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        run("ssl-membership", settings, out=tmp_path / "r")
+
+
+def test_options_that_stay_behind_where_a_corpus_is_changed_are_named(folder, tmp_path):
+    stays = r"members: corpus 'folder' has no option 'subsets'.*sets members.options = \{subsets = .*set members.options=\{\}"
+    content = given(folder)
+    content["members"]["corpus"] = "folder"
+    with pytest.raises(UserError, match=stays):
+        run(content, out=tmp_path / "r")
+    assert load_any("tseng2022", ["members.corpus=an4", "members.options={}"]).members.options == {}
 
 
 def test_an_impossible_size_is_refused_before_anything_is_read(tmp_path):

@@ -84,6 +84,11 @@ def frame_attacks() -> dict[str, FrameAttack]:
     return found | {name + _RATIO: FrameAttack(name, "score") for name in STATISTICS}
 
 
+def loss_of(look: Look, name: str) -> Floats:
+    """Return the loss (n,) that `loss` or `loss whole` is about; NaN of what was not asked."""
+    return look.loss if name == "loss" else look.loss_whole
+
+
 def statistic(name: str, look: Look, units: Mapping[str, Sequence[str]], unit: str, layer: int = -1) -> Floats:
     """Return a statistic (n,) of each unit under one encoder; see `FrameAttack.scores`.
 
@@ -99,8 +104,8 @@ def statistic(name: str, look: Look, units: Mapping[str, Sequence[str]], unit: s
         raise UserError(f"unknown statistic {name!r} of a {unit}. Known: {', '.join(STATISTICS)}")
     groups = [look.rows(ids) for ids in units.values()]
     if unit == "utterance" or name.startswith("loss"):
-        column = {"basic": look.basic[:, layer], "improved": look.improved, "loss": -look.loss}
-        values = column.get(name, -look.loss_whole)
+        column = {"basic": look.basic[:, layer], "improved": look.improved}
+        values = column[name] if name in column else -loss_of(look, name)
         found = np.array([values[rows].mean() for rows in groups])
     elif name == "basic":
         found = np.array([speaker_score(look.means[rows, layer]) for rows in groups])
