@@ -257,6 +257,7 @@ def costs(run: Run) -> Mapping[str, Any] | None:
             "name": name,
             "unit": "speaker",
             "cells": [
+                plain_cell(f"{found['inversions']:,}"),
                 plain_cell(f"{found['gradient_steps']:,}"),
                 plain_cell(f"{found['queries']:,}"),
                 plain_cell(", ".join(f"{n} {reason}" for reason, n in found["ended"].items())),
@@ -264,10 +265,13 @@ def costs(run: Run) -> Mapping[str, Any] | None:
         }
         for name, found in told.items()
     ]
-    heads = ["gradient steps", "windows classified", "ended by"]
+    heads = ["inversions", "gradient steps", "windows classified", "ended by"]
     return section_content(
         tables=[make_table("What each attack took, over all speakers", "Attack", heads, rows, Notes("costs"))],
-        after=["Seconds differ from run to run: they are in timings.json of each cell's folder."],
+        after=[
+            "A countermeasure in training: the primary attack again, on a target of its own.",
+            "Seconds differ from run to run: they stand beside these numbers in costs.csv of the run's folder.",
+        ],
     )
 
 

@@ -20,11 +20,11 @@ from fl_privacy.audit.files import write_atomically, write_result
 from fl_privacy.audit.metrics import Floats
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
-from fl_privacy.sims.inversion_buys import defended_findings, spoof_findings
+from fl_privacy.sims.inversion_buys import defended_findings, read_defended, spoof_findings
 from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
 from fl_privacy.sims.inversion_findings import ACCURACY, OWN_START, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench
-from fl_privacy.sims.inversion_pages import beside_published, corpora_of, examples, scores_csv
+from fl_privacy.sims.inversion_pages import beside_published, corpora_of, costs_csv, examples, scores_csv
 from fl_privacy.sims.inversion_people import People, cuts
 from fl_privacy.sims.inversion_target import FILE
 from fl_privacy.sims.stages import RunFolder
@@ -78,7 +78,7 @@ def write_findings(
     bench: Bench,
     model: ThreatModel,
 ) -> None:
-    """Judge all that was found, and write result.json, scores.csv and the table."""
+    """Judge all that was found, and write result.json, scores.csv, costs.csv and the table."""
     target = load_classifier(folder.path / "target" / FILE)
     seed = file.simulation.seed
     findings = Findings(
@@ -101,11 +101,12 @@ def write_findings(
         if one.attack == "sliding" and rival is not None:
             findings.against_restarts(one, rival)
     _layer(findings, cells, found, target)
+    again = read_defended(folder, file)
     part: dict[str, Any] = {
         "readouts": READOUTS,
         "restarts": RESTARTS,
         "distances": summaries,
-        "costs": {name: one.cost for name, one in found.items()},
+        "costs": {name: one.cost for name, one in (found | again).items()},
     }
     part["picture"] = _label(findings, file, people, dvectors, vectors)
     if file.spoof is not None:
@@ -123,6 +124,8 @@ def write_findings(
     queries = sum(int(one.cost["queries"]) for one in found.values())
     table = table_of(findings.claims, list(bench.judges))
     write_atomically(path / "table.txt", table + "\n")
+    # Beside the result, not in it: seconds differ from run to run.
+    write_atomically(folder.path / "costs.csv", costs_csv(found | again))
     write_result(
         folder.path,
         findings.claims,

@@ -14,7 +14,7 @@ from fl_privacy.attacks.inversion.judges import Verdicts
 from fl_privacy.audit import Privacy
 from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
 from fl_privacy.models.classifier import load_classifier
-from fl_privacy.sims.inversion_cells import Cell, read_cell
+from fl_privacy.sims.inversion_cells import Cell, Found, read_cell
 from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
 from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
@@ -105,6 +105,15 @@ def defended_findings(
                 {"name": counter.name, "access": "white-box", "note": f"{none}; left: {primary.name}, which needs none"}
             )
     return rows
+
+
+def read_defended(folder: RunFolder, file: SpeakerInversionFile) -> dict[str, Found]:
+    """Read the primary attack again, against each target that was trained with a countermeasure."""
+    return {
+        label_of(counter): read_cell(folder.path / "defended" / counter.name / "cell")
+        for counter in file.countermeasure
+        if counter.name in TRAINING_LEVEL
+    }
 
 
 def _before_all(
