@@ -269,7 +269,8 @@ def costs(run: Run) -> Mapping[str, Any] | None:
     return section_content(
         tables=[make_table("What each attack took, over all speakers", "Attack", heads, rows, Notes("costs"))],
         after=[
-            "A countermeasure in training: the primary attack again, on a target of its own.",
+            "Inversions: attempts that were not kept count, those of restarts and of source-filter, in all columns.",
+            "Countermeasures in training: the primary attack again, on a target of their own.",
             "Seconds differ from run to run: they stand beside these numbers in costs.csv of the run's folder.",
         ],
     )

@@ -20,6 +20,7 @@ from fl_privacy.attacks.inversion import (
     Job,
     Prior,
     Reconstruction,
+    Window,
     invert,
     invert_dvector,
     make_jobs,
@@ -198,7 +199,8 @@ class Found:
     readouts : mapping of str to ndarray, shape (classes,)
         1 where the attacked classifier recognises it.
     cost : mapping
-        ``gradient_steps``, ``queries`` (windows classified), ``inversions`` and how windows ``ended``.
+        ``inversions`` (attempts of restarts and source-filter included), and over all of them ``gradient_steps``,
+        ``queries`` (windows classified) and how windows ``ended``.
     seconds : float
         Worked; where it was cut off, without what was lost.
     """
@@ -256,7 +258,7 @@ def read_cell(folder: Path) -> Found:
 def _do(job: CellJob, told: Told) -> None:
     classifier, folder, attack = load_classifier(job.target), Path(job.folder), job.cell.attack
     checkpoint = Checkpoint(folder / QUEUE, classifier)
-    found = _inverted(job, classifier, told, checkpoint)
+    found, windows = _inverted(job, classifier, told, checkpoint)
     asked = classifier.queries
     waves = np.stack([_audible(one.wave) if job.cell.of_waves else one.wave for one in found])
     starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
@@ -278,11 +280,11 @@ def _do(job: CellJob, told: Told) -> None:
             if None not in values:
                 arrays[f"read {name}"] = np.array(values, dtype=np.float64)
     folder.mkdir(parents=True, exist_ok=True)
-    ended = Counter(window.reason for one in found for window in one.windows)
+    ended = Counter(window.reason for window in windows)
     cost = {
-        "gradient_steps": sum(one.iterations for one in found),
+        "gradient_steps": sum(window.iterations for window in windows),
         "queries": asked,
-        "inversions": len(found),
+        "inversions": sum(window.offset == 0 for window in windows),
         "ended": dict(sorted(ended.items())),
     }
     write_atomically(folder / "cost.json", json.dumps(cost, indent=1) + "\n")
@@ -303,7 +305,28 @@ def _audible(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoint: Checkpoint) -> list[Reconstruction]:
+def _inverted(
+    job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoint: Checkpoint
+) -> tuple[list[Reconstruction], list[Window]]:
+    """Do the attack; return what it found, and every window that it inverted for that."""
+    if job.cell.attack.name == "source-filter":
+        voices = invert_source_filter(
+            _robust(classifier, job.cell),
+            range(len(classifier.classes)),
+            replace(job.cell.settings, step="adam"),
+            attempts=job.cell.attack.attempts,
+            seed=job.seed,
+            told=told,
+            checkpoint=checkpoint,
+        )
+        return [one.found for one in voices], [window for one in voices for window in one.attempts]
+    found = _reconstructed(job, classifier, told, checkpoint)
+    return found, [window for one in found for window in one.windows]
+
+
+def _reconstructed(
+    job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoint: Checkpoint
+) -> list[Reconstruction]:
     cell = job.cell
     everybody = range(len(classifier.classes))
     if cell.attack.name == "dvector":
@@ -313,21 +336,8 @@ def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoin
         return map_dvector(classifier, everybody, job.prior, told=told, checkpoint=checkpoint)
     if cell.attack.name == "sliding":
         return slide(classifier, job.jobs, cell.settings, stride=cell.attack.stride, told=told, checkpoint=checkpoint)
-    if cell.attack.name == "shift-robust":
-        return invert(_robust(classifier, cell), job.jobs, cell.settings, told=told, checkpoint=checkpoint)
-    if cell.attack.name == "source-filter":
-        how = replace(cell.settings, step="adam")
-        found = invert_source_filter(
-            _robust(classifier, cell),
-            everybody,
-            how,
-            attempts=cell.attack.attempts,
-            seed=job.seed,
-            told=told,
-            checkpoint=checkpoint,
-        )
-        return [one.found for one in found]
-    return invert(classifier, job.jobs, cell.settings, told=told, checkpoint=checkpoint)
+    target = _robust(classifier, cell) if cell.attack.name == "shift-robust" else classifier
+    return invert(target, job.jobs, cell.settings, told=told, checkpoint=checkpoint)
 
 
 def _robust(classifier: SpeakerClassifier, cell: Cell) -> ShiftRobust:

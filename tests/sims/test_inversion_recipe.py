@@ -75,7 +75,7 @@ def settings(speech: Path, **changes) -> dict:
             {"name": "sliding", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
             {"name": "restarts", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
             {"name": "shift-robust", "starts": ["laplace"], "length": 4800, "iterations": 2},
-            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 1},
+            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 3},
             {"name": "dvector"},
             {"name": "map-dvector"},
         ],
@@ -150,6 +150,10 @@ def test_every_attack_stands_before_every_judge(done: Path):
     costs = result["inversion"]["costs"]
     assert costs["restarts from laplace"]["inversions"] == 3 * CLASSES
     assert sum(costs["sliding from laplace"]["ended"].values()) == 3 * CLASSES
+    # Two steps each of three voices for everybody, and a look at the end; a step looks at four windows.
+    tried = costs["source-filter"]
+    assert (tried["inversions"], tried["gradient_steps"]) == (3 * CLASSES, 2 * 3 * CLASSES)
+    assert tried["queries"] == 3 * 3 * CLASSES * 4 and tried["ended"] == {"iterations": 3 * CLASSES}
     # The countermeasures in training have had the primary attack again.
     assert costs["dp-sgd"]["inversions"] == CLASSES and set(costs) == {
         *waves, "standard from speech", "source-filter", "dvector", "map-dvector",

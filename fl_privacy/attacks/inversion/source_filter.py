@@ -214,12 +214,15 @@ class InvertedVoice:
     Attributes
     ----------
     found : Reconstruction
-        With the wave.
+        With the wave: of the attempt of lowest cost.
     voice : VoiceParameters
+    attempts : tuple of Window
+        What came of every attempt, that one's included.
     """
 
     found: Reconstruction
     voice: VoiceParameters
+    attempts: tuple[Window, ...]
 
 
 def invert_source_filter(
@@ -276,9 +279,12 @@ def invert_source_filter(
     done = serve(voices, jobs, settings, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
     found = []
     for first in range(0, len(done), attempts):
-        best = min(done[first : first + attempts], key=lambda one: one.cost)
+        tried = done[first : first + attempts]
+        best = min(tried, key=lambda one: one.cost)
         with torch.no_grad():
             wave = voices.synthesise(torch.from_numpy(best.wave)[None])[0].numpy()
-        windows: tuple[Window, ...] = best.windows
-        found.append(InvertedVoice(Reconstruction(best.identity, wave, windows), parameters_of(best.wave)))
+        windows = tuple(window for one in tried for window in one.windows)
+        found.append(
+            InvertedVoice(Reconstruction(best.identity, wave, best.windows), parameters_of(best.wave), windows)
+        )
     return found
