@@ -59,6 +59,26 @@ def chance_of(lead: Claim) -> float | None:
     return None if not lead.conditions.get("classes") else 1 / float(lead.conditions["classes"])
 
 
+def at_its_work(run: Run, of: str = "") -> Claim | None:
+    """Return how a classifier under attack does on whole, unused recordings of its own speakers.
+
+    Parameters
+    ----------
+    run : Run
+    of : str
+        The countermeasure that it was trained with; by default none.
+    """
+    return find_control(run, "own recordings", of, "accuracy", judge="attacked", length=0)
+
+
+def is_guessing(claim: Claim | None) -> bool:
+    """Whether a share of the speakers that is recognised cannot be told from that of guessing."""
+    if claim is None or claim.low is None:
+        return False
+    chance = chance_of(claim)
+    return chance is not None and claim.low <= chance
+
+
 def attacks_of(run: Run) -> list[str]:
     """Names of the wave attacks, the primary one first."""
     found = [c for c in run.claims if c.metric == "accuracy" and "method" in c.conditions and "judge" in c.conditions]

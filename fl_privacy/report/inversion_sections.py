@@ -10,10 +10,12 @@ from fl_privacy.report.inversion_lookups import (
     GIVEN,
     METRICS,
     PART,
+    at_its_work,
     attacks_of,
     chance_of,
     find_claim,
     find_control,
+    is_guessing,
     judges_of,
     make_table,
     plain_cell,
@@ -207,7 +209,9 @@ def countermeasures(run: Run) -> Mapping[str, Any] | None:
         return None
     notes, rows = Notes("counter"), []
     for entry in told:
-        name = entry["name"]
+        name, note = entry["name"], entry.get("note", "")
+        if is_guessing(at_its_work(run, name)):
+            note += "; this target cannot be told from one that guesses, so that nothing follows from what it withholds"
         found = [find_claim(run, name, "accuracy", judge=judge) for judge in ("attacked", "other architecture")]
         rows.append(
             {
@@ -218,7 +222,7 @@ def countermeasures(run: Run) -> Mapping[str, Any] | None:
                     *(notes.cell(claim) for claim in found),
                     plain_cell(number(entry.get("sentence_error")) if entry.get("sentence_error") is not None else ""),
                     plain_cell("" if entry.get("queries") is None else f"{entry['queries']:,}"),
-                    plain_cell(entry.get("note", "")),
+                    plain_cell(note),
                 ],
             }
         )

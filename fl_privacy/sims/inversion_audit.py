@@ -94,7 +94,8 @@ def write_findings(
     for number, one in enumerate(judged.values()):
         strangers = _strangers(people, bench, one.length, seed)
         findings.cell(one, bench, strangers, primary=number == 0)
-    for length in sorted({one.length for one in judged.values()} | ({0} if file.spoof is not None else set())):
+    # Whole recordings, too: what the target and the judges are worth at their own work.
+    for length in sorted({0, *(one.length for one in judged.values())}):
         findings.ceilings(bench, length)
     for one in judged.values():
         rival = judged.get(f"restarts from {one.start}")

@@ -16,7 +16,7 @@ from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, 
 from fl_privacy.models.classifier import load_classifier
 from fl_privacy.sims.inversion_cells import Cell, Found, read_cell
 from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
-from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, Findings, Judged
+from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, NATURAL, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
 from fl_privacy.sims.inversion_people import People
 from fl_privacy.sims.inversion_spoof import MEAN, accepted
@@ -138,8 +138,10 @@ def _trained(
     place = folder.path / "defended" / counter.name
     target, label = load_classifier(place / "target" / FILE), label_of(counter)
     waves = list(read_cell(place / "cell").waves)
+    own = ClassifierJudge(target, ATTACKED)
+    findings.hold(NATURAL, label, ACCURACY, findings.rate(bench.recognised(own)), judge=ATTACKED, length=0)
     for judge in bench.judges.values():
-        hears = ClassifierJudge(target, ATTACKED) if judge.name == ATTACKED else judge
+        hears = own if judge.name == ATTACKED else judge
         hits = Verdicts(hears.scores(waves), np.arange(len(waves))).among()
         findings.add(label, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=label)
     note = f"{cell.name} again, against a target trained so"

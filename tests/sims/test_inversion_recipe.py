@@ -233,6 +233,12 @@ def test_countermeasures_stand_with_their_price(done: Path):
             2 if name in ("rounding", "label-only") else 5
         )
     assert "dvector" in rows["withhold-layer"]["note"]
+    work = {
+        c["attack"]
+        for c in result["controls"]
+        if c["control"] == "own recordings" and c["conditions"]["judge"] == "attacked" and not c["conditions"]["length"]
+    }
+    assert work == {"", "dp-sgd", "label-smoothing (amount -0.02)"}, "what each target is worth at its own work"
     (privacy,) = result["privacy"]
     assert privacy["unit"] == "utterance" and privacy["epsilon_accountant"] == pytest.approx(8, abs=0.1)
 
