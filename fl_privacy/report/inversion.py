@@ -140,6 +140,22 @@ def threat(run: Run) -> Mapping[str, Any] | None:
     return None if told is None else {**told, "attribute": "their voices", "trains": "train", "sees": "weights"}
 
 
+def promised(run: Run) -> Mapping[str, Any] | None:
+    """What a private training promises to a recording and to a speaker."""
+    told = epsilon.epsilon(run)
+    if told is None:
+        return None
+    sentence = (
+        "What is attacked is a speaker's voice, of which the classifier learned from all of the speaker's recordings: "
+        "of that the row of the unit speaker tells."
+    )
+    return {
+        **told,
+        "rows": [{**row, "attacked": "speaker: identity"} for row in told["rows"]],
+        "sentences": [sentence],
+    }
+
+
 def utility(run: Run) -> Mapping[str, Any]:
     """How good the target and its judges are at their own task."""
     part = run.part("utility")
@@ -155,10 +171,11 @@ SECTIONS = (
     Section("readouts", "Where a slid inversion is read", "inversion.html.j2", inversion_sections.readouts),
     Section("published", "Beside the published table", "inversion.html.j2", inversion_sections.published),
     Section("distances", "Distances of d-vectors", "inversion.html.j2", inversion_sections.distances),
+    Section("dvectors", "The last layer alone", "inversion.html.j2", inversion_sections.dvectors),
     Section("label", "What inverted d-vectors give away", "inversion.html.j2", inversion_sections.gender),
     Section("spoof", "From inversions to speech", "inversion.html.j2", inversion_sections.spoofing),
     Section("countermeasures", "Countermeasures", "inversion.html.j2", inversion_sections.countermeasures),
-    Section("epsilon", "Epsilon", "epsilon.html.j2", epsilon.epsilon),
+    Section("epsilon", "Epsilon", "epsilon.html.j2", promised),
     Section("waves", "Waves", "inversion.html.j2", inversion_sections.waves),
     Section("costs", "Cost", "inversion.html.j2", inversion_sections.costs),
     Section("utility", "Utility", "utility.html.j2", utility),

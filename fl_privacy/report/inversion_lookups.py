@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fl_privacy.audit import Claim
+from fl_privacy.audit import Claim, Control
+from fl_privacy.report import words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import Run
 
@@ -39,7 +40,7 @@ def find_claim(run: Run, attack: str, metric: str, **conditions: Any) -> Claim |
     return next((c for c in run.claims if is_about(c, attack, metric, conditions)), None)
 
 
-def find_control(run: Run, control: str, of: str, metric: str, **conditions: Any) -> Claim | None:
+def find_control(run: Run, control: str, of: str, metric: str, **conditions: Any) -> Control | None:
     """Return the first control of a kind of an attack, by a metric, under conditions."""
     return next((c for c in run.controls if c.control == control and is_about(c, of, metric, conditions)), None)
 
@@ -95,6 +96,13 @@ def judges_of(run: Run) -> list[str]:
 def plain_cell(text: str, span: str = "") -> dict[str, Any]:
     """Return a cell without an interval."""
     return {"text": text, "span": span, "note": None}
+
+
+def difference_cell(claim: Claim | None) -> dict[str, Any]:
+    """Return a cell of a difference, with its sign."""
+    if claim is None:
+        return plain_cell("")
+    return plain_cell(words.number(claim.value, signed=True), words.interval(claim, signed=True))
 
 
 def make_table(

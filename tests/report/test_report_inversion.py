@@ -102,8 +102,12 @@ def test_the_page_has_every_judge_and_what_is_not_resolved():
     found = result(5.0)
     assert is_inversion(Run.of(found, ()))
     content = recognised(Run.of(found, ()))
-    heads = {tuple(table["heads"]) for table in content["tables"]}
-    assert heads == {(ATTACKED, INDEPENDENT)}
+    *by_judge, blind = content["tables"]
+    assert {tuple(table["heads"]) for table in by_judge} == {(ATTACKED, INDEPENDENT)} and len(by_judge) == 4
+    (row,) = blind["rows"]
+    over = next(c for c in found["claims"] if c["primary"] and c["metric"] == "accuracy_over_best_blind")
+    told = [cell["text"] for cell in row["cells"]]
+    assert told[2:] == [over["conditions"]["best_blind"], f"+{over['value']:.3f}", "0.01"]
     page = render(found, ())
     assert page == render(found, ())
     assert "too few real voices to tell a rate of 1 %" in page

@@ -239,8 +239,42 @@ def test_countermeasures_stand_with_their_price(done: Path):
         if c["control"] == "own recordings" and c["conditions"]["judge"] == "attacked" and not c["conditions"]["length"]
     }
     assert work == {"", "dp-sgd", "label-smoothing (amount -0.02)"}, "what each target is worth at its own work"
-    (privacy,) = result["privacy"]
-    assert privacy["unit"] == "utterance" and privacy["epsilon_accountant"] == pytest.approx(8, abs=0.1)
+    assert rows["withhold-layer"]["sentence_error"] == result["utility"]["sentence_error"], (
+        "users are answered as before"
+    )
+    one, whole = result["privacy"]
+    assert one["unit"] == "utterance" and one["epsilon_accountant"] == pytest.approx(8, abs=0.1)
+    # Half of five recordings of each, at most three.
+    assert whole["unit"] == "speaker" and whole["conditions"] == {"recordings_of_a_speaker": 2}
+    assert whole["epsilon_accountant"] > 2 * one["epsilon_accountant"]
+
+
+def test_a_run_prints_its_tables(done: Path):
+    result = json.loads((done / "result.json").read_text())
+    first, *tables = result["table"].split("\n\n")
+    assert (
+        first
+        == f"Sentence error of the attacked classifier: {result['utility']['sentence_error']:.3f}; of guessing: 0.800"
+    )
+    names = [
+        "recognised",
+        "recognised, read at",
+        "the last layer alone",
+        "gender read from",
+        "speech, accepted by other",
+    ]
+    for table, name in zip(tables, [*names, "countermeasure"], strict=True):
+        assert table.startswith(name), table
+    lines = {line.split("  ")[0].strip(): line for table in tables for line in table.splitlines()}
+    (claim,) = find(result, "speech: map-dvector, ridge mapper", "accepted_at_eer", judge="other architecture")
+    assert f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in lines["map-dvector, ridge mapper"]
+    assert "unresolved" in lines["map-dvector, ridge mapper"], "five voices do not tell a rate of 1 %"
+    assert lines["withhold-layer"].endswith(f"{result['utility']['sentence_error']:.3f}")
+    larger = next(c["value"] for c in result["controls"] if c["control"] == "majority")
+    assert all(line.endswith(f"{larger:.3f}") for line in tables[3].splitlines()[1:])
+    assert (
+        tables[0].splitlines()[1].endswith(str(result["inversion"]["costs"]["standard from laplace"]["gradient_steps"]))
+    )
 
 
 def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path: Path):
@@ -276,8 +310,19 @@ def test_the_report_tells_all_of_it(done: Path):
         "empty file",
         "windows classified",
         "shorter than a window of 200 ms",
+        "The last layer alone",
+        "beside blind controls",
+        "the start of standard from laplace, not attacked",
+        "dvector, ridge mapper: over the better control",
+        "Named in advance: standard from laplace",
+        "speaker: identity",
     ):
         assert told in page, told
+    steps = [
+        json.loads((done / "result.json").read_text())["inversion"]["costs"][f"{name} from laplace"]["gradient_steps"]
+        for name in ("sliding", "restarts")
+    ]
+    assert f"They took {steps[0]:,} and {steps[1]:,} gradient steps." in page
     assert page.count("<svg") == 3, "the threat, the picture of d-vectors, and waves"
     assert not list(done.rglob("*.wav")), "no audio unless it is asked for"
     assert "Beside the published table" not in page
