@@ -32,7 +32,7 @@ def invert(
     target : SpeakerClassifier or Gradients
         Attacked with its gradients, or with whatever stands for them.
     jobs : sequence of Job
-        Starts as long as a window. A part of the jobs gives that part of the results.
+        Starts as long as a window. A part of the jobs gives that part of the results, up to rounding.
     settings : Inversion
         Its objective is used with a classifier; `Gradients` have their own.
     micro_batch : int
