@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fl_privacy.audit import Claim
+from fl_privacy.audit import Claim, Control
+from fl_privacy.report import words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import Run
 
@@ -39,7 +40,7 @@ def find_claim(run: Run, attack: str, metric: str, **conditions: Any) -> Claim |
     return next((c for c in run.claims if is_about(c, attack, metric, conditions)), None)
 
 
-def find_control(run: Run, control: str, of: str, metric: str, **conditions: Any) -> Claim | None:
+def find_control(run: Run, control: str, of: str, metric: str, **conditions: Any) -> Control | None:
     """Return the first control of a kind of an attack, by a metric, under conditions."""
     return next((c for c in run.controls if c.control == control and is_about(c, of, metric, conditions)), None)
 
@@ -59,6 +60,26 @@ def chance_of(lead: Claim) -> float | None:
     return None if not lead.conditions.get("classes") else 1 / float(lead.conditions["classes"])
 
 
+def at_its_work(run: Run, of: str = "") -> Claim | None:
+    """Return how a classifier under attack does on whole, unused recordings of its own speakers.
+
+    Parameters
+    ----------
+    run : Run
+    of : str
+        The countermeasure that it was trained with; by default none.
+    """
+    return find_control(run, "own recordings", of, "accuracy", judge="attacked", length=0)
+
+
+def is_guessing(claim: Claim | None) -> bool:
+    """Whether a share of the speakers that is recognised cannot be told from that of guessing."""
+    if claim is None or claim.low is None:
+        return False
+    chance = chance_of(claim)
+    return chance is not None and claim.low <= chance
+
+
 def attacks_of(run: Run) -> list[str]:
     """Names of the wave attacks, the primary one first."""
     found = [c for c in run.claims if c.metric == "accuracy" and "method" in c.conditions and "judge" in c.conditions]
@@ -75,6 +96,13 @@ def judges_of(run: Run) -> list[str]:
 def plain_cell(text: str, span: str = "") -> dict[str, Any]:
     """Return a cell without an interval."""
     return {"text": text, "span": span, "note": None}
+
+
+def difference_cell(claim: Claim | None) -> dict[str, Any]:
+    """Return a cell of a difference, with its sign."""
+    if claim is None:
+        return plain_cell("")
+    return plain_cell(words.number(claim.value, signed=True), words.interval(claim, signed=True))
 
 
 def make_table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_privacy.report import inversion_figures, words
@@ -10,10 +10,13 @@ from fl_privacy.report.inversion_lookups import (
     GIVEN,
     METRICS,
     PART,
+    at_its_work,
     attacks_of,
     chance_of,
+    difference_cell,
     find_claim,
     find_control,
+    is_guessing,
     judges_of,
     make_table,
     plain_cell,
@@ -40,6 +43,7 @@ def recognised(run: Run) -> Mapping[str, Any]:
             found = [find_claim(run, name, metric, judge=judge) for judge in judges]
             rows.append({"name": name, "unit": "speaker", "cells": [notes.cell(claim) for claim in found]})
         for control, title in (
+            ("start", f"the start of {cells[0]}, not attacked" if cells else ""),
             ("another's voice", "another person's real voice"),
             ("wrong-speaker", "inversions for others"),
         ):
@@ -55,11 +59,36 @@ def recognised(run: Run) -> Mapping[str, Any]:
             )
         tables.append(make_table(f"Share of the speakers {what}, by judge", "Attack", judges, rows, notes))
     lead = primary_claim(run)
+    if lead is not None:
+        tables.append(_over_blind(run, cells, lead.conditions["judge"]))
     chance = None if lead is None else chance_of(lead)
     after = [f"{judge.capitalize()}: {what}." for judge, what in GIVEN.items() if judge in judges]
     after.append("FAR: the share of other people who are accepted. EER: where as many own voices are refused.")
+    if lead is not None:
+        after.append(
+            f"Named in advance: {lead.attack}, before {GIVEN[lead.conditions['judge']]}. Of so many other numbers some "
+            "are high by chance."
+        )
     after.append(f"Chance: {number(chance)}. Thresholds were set on real, unused recordings of the same length.")
     return section_content(tables=tables, after=after)
+
+
+def _over_blind(run: Run, cells: Sequence[str], judge: str) -> dict[str, Any]:
+    """Every attack before the judge of the claim, beside its own blind controls."""
+    notes, rows = Notes("over"), []
+    for name in cells:
+        over = find_claim(run, name, "accuracy_over_best_blind", judge=judge)
+        null = find_control(run, "permuted-identities", name, "accuracy", judge=judge)
+        cells_of = [
+            notes.cell(find_claim(run, name, "accuracy", judge=judge)),
+            notes.cell(find_control(run, "start", name, "accuracy", judge=judge)),
+            plain_cell("" if over is None else str(over.conditions.get("best_blind", ""))),
+            difference_cell(over),
+            plain_cell("" if null is None else words.p_value(null.p_value)),
+        ]
+        rows.append({"name": name, "unit": "speaker", "cells": cells_of})
+    heads = ["recognised", "its start", "best blind control", "over that", "p, identities permuted"]
+    return make_table(f"Recognised by {GIVEN[judge]}, beside blind controls", "Attack", heads, rows, notes)
 
 
 def readouts(run: Run) -> Mapping[str, Any] | None:
@@ -77,10 +106,14 @@ def readouts(run: Run) -> Mapping[str, Any] | None:
     restarts = run.part(PART).get("restarts") or {}
     if any(c.attack.startswith("restarts") for c in claims):
         after += [f"Of restarts, {key.replace('_', ' ')}: {what}." for key, what in restarts.items()]
+    costs = run.part(PART).get("costs") or {}
     for claim in over:
+        rival = f"restarts from {claim.conditions['start']}"
+        steps = [costs[name]["gradient_steps"] for name in (claim.attack, rival) if name in costs]
+        took = f" They took {steps[0]:,} and {steps[1]:,} gradient steps." if len(steps) == 2 else ""
         after.append(
             f"{claim.attack} lies {number(claim.value, signed=True)} ({words.interval(claim, signed=True)}) above as "
-            "many independent attempts with as many steps, each read at its best."
+            f"many independent attempts that may take as many steps, each read at its best.{took}"
         )
     heads = [key.replace("_", " ") for key in told]
     return section_content(
@@ -123,6 +156,31 @@ def distances(run: Run) -> Mapping[str, Any] | None:
                 notes,
             )
         ]
+    )
+
+
+def dvectors(run: Run) -> Mapping[str, Any] | None:
+    """The last layer alone: what is accepted by construction, and how far it lies from the speaker."""
+    claims = [c for c in run.claims if c.metric == "accuracy" and "layer" in c.conditions]
+    if not claims:
+        return None
+    notes, rows, told = Notes("layer"), [], run.part(PART).get("distances") or {}
+    for claim in claims:
+        found = told.get(claim.attack, {})
+        far = [
+            plain_cell(number(found[key]["mean"]), f"SD {number(found[key]['sd'])}") if key in found else plain_cell("")
+            for key in ("own", "others", "within", "between")
+        ]
+        rows.append({"name": claim.attack, "unit": "speaker", "cells": [notes.cell(claim), *far]})
+    heads = ["taken for the speaker", "to the own speaker", "to others", "of own recordings", "between speakers"]
+    construction = (
+        "Where the layer takes them for the speaker, it does so by construction: dvector reads a row of it. What they "
+        "give away is told by the two sections that follow."
+    )
+    return section_content(
+        before=["No wave is made: d-vectors that the classifier's last layer gives to a speaker."],
+        tables=[make_table("By the last layer alone, and distances of d-vectors", "Attack", heads, rows, notes)],
+        after=[construction],
     )
 
 
@@ -186,6 +244,15 @@ def spoofing(run: Run) -> Mapping[str, Any] | None:
             rows.append(
                 {"name": f"{voice}: made for others", "unit": "speaker", "cells": [notes.cell(c) for c in wrong]}
             )
+        over = [find_claim(run, name, f"{metric}_over_best_blind", judge=j) for j in judges for metric in metrics]
+        if any(over):
+            rows.append(
+                {
+                    "name": f"{voice}: over the better control",
+                    "unit": "speaker",
+                    "cells": [difference_cell(c) for c in over],
+                }
+            )
     quality, mapping = Notes("mapping"), []
     for kind, found in part["mapping"].items():
         cells = [plain_cell(number(found[key])) for key in ("cosine", "r_squared", "retrieval")]
@@ -197,6 +264,10 @@ def spoofing(run: Run) -> Mapping[str, Any] | None:
             make_table("Mapping d-vectors to the encoder's, on held-out auxiliary speakers", "Mapper",
                    ["cosine", "R squared", "speaker retrieved"], mapping, quality),
         ],
+        after=[
+            "Thresholds were set on real, whole recordings. Controls: speech made for others, and the mean voice.",
+            "Own recordings: from the speaker's real vector, the most that the synthesiser could give.",
+        ],
     )  # fmt: skip
 
 
@@ -207,7 +278,9 @@ def countermeasures(run: Run) -> Mapping[str, Any] | None:
         return None
     notes, rows = Notes("counter"), []
     for entry in told:
-        name = entry["name"]
+        name, note = entry["name"], entry.get("note", "")
+        if is_guessing(at_its_work(run, name)):
+            note += "; this target cannot be told from one that guesses, so that nothing follows from what it withholds"
         found = [find_claim(run, name, "accuracy", judge=judge) for judge in ("attacked", "other architecture")]
         rows.append(
             {
@@ -218,7 +291,7 @@ def countermeasures(run: Run) -> Mapping[str, Any] | None:
                     *(notes.cell(claim) for claim in found),
                     plain_cell(number(entry.get("sentence_error")) if entry.get("sentence_error") is not None else ""),
                     plain_cell("" if entry.get("queries") is None else f"{entry['queries']:,}"),
-                    plain_cell(entry.get("note", "")),
+                    plain_cell(note),
                 ],
             }
         )
@@ -257,6 +330,7 @@ def costs(run: Run) -> Mapping[str, Any] | None:
             "name": name,
             "unit": "speaker",
             "cells": [
+                plain_cell(f"{found['inversions']:,}"),
                 plain_cell(f"{found['gradient_steps']:,}"),
                 plain_cell(f"{found['queries']:,}"),
                 plain_cell(", ".join(f"{n} {reason}" for reason, n in found["ended"].items())),
@@ -264,10 +338,14 @@ def costs(run: Run) -> Mapping[str, Any] | None:
         }
         for name, found in told.items()
     ]
-    heads = ["gradient steps", "windows classified", "ended by"]
+    heads = ["inversions", "gradient steps", "windows classified", "ended by"]
     return section_content(
         tables=[make_table("What each attack took, over all speakers", "Attack", heads, rows, Notes("costs"))],
-        after=["Seconds differ from run to run: they are in timings.json of each cell's folder."],
+        after=[
+            "Inversions: attempts that were not kept count, those of restarts and of source-filter, in all columns.",
+            "Countermeasures in training: the primary attack again, on a target of their own.",
+            "Seconds differ from run to run: they stand beside these numbers in costs.csv of the run's folder.",
+        ],
     )
 
 

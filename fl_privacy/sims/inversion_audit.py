@@ -10,22 +10,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.files import aligned
-from fl_privacy.attacks.files import cell as as_cell
 from fl_privacy.attacks.inversion.distances import Distances, distances
 from fl_privacy.attacks.inversion.gender import AttributeReader
 from fl_privacy.attacks.inversion.judges import Verdicts
-from fl_privacy.audit import Claim, Privacy
+from fl_privacy.audit import Privacy
 from fl_privacy.audit.files import write_atomically, write_result
 from fl_privacy.audit.metrics import Floats
 from fl_privacy.config.speaker_inversion import SpeakerInversionFile
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
-from fl_privacy.sims.inversion_buys import defended_findings, spoof_findings
+from fl_privacy.sims.inversion_buys import defended_findings, read_defended, spoof_findings
 from fl_privacy.sims.inversion_cells import READOUTS, RESTARTS, Cell, Found, read_cell
 from fl_privacy.sims.inversion_findings import ACCURACY, OWN_START, Findings, Judged
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench
-from fl_privacy.sims.inversion_pages import beside_published, corpora_of, examples, scores_csv
+from fl_privacy.sims.inversion_pages import beside_published, corpora_of, costs_csv, examples, scores_csv
 from fl_privacy.sims.inversion_people import People, cuts
+from fl_privacy.sims.inversion_tables import tables_of
 from fl_privacy.sims.inversion_target import FILE
 from fl_privacy.sims.stages import RunFolder
 from fl_privacy.training.sincnet import sentence_error
@@ -78,7 +77,7 @@ def write_findings(
     bench: Bench,
     model: ThreatModel,
 ) -> None:
-    """Judge all that was found, and write result.json, scores.csv and the table."""
+    """Judge all that was found, and write result.json, scores.csv, costs.csv and the table."""
     target = load_classifier(folder.path / "target" / FILE)
     seed = file.simulation.seed
     findings = Findings(
@@ -94,18 +93,20 @@ def write_findings(
     for number, one in enumerate(judged.values()):
         strangers = _strangers(people, bench, one.length, seed)
         findings.cell(one, bench, strangers, primary=number == 0)
-    for length in sorted({one.length for one in judged.values()} | ({0} if file.spoof is not None else set())):
+    # Whole recordings, too: what the target and the judges are worth at their own work.
+    for length in sorted({0, *(one.length for one in judged.values())}):
         findings.ceilings(bench, length)
     for one in judged.values():
         rival = judged.get(f"restarts from {one.start}")
         if one.attack == "sliding" and rival is not None:
             findings.against_restarts(one, rival)
     _layer(findings, cells, found, target)
+    again = read_defended(folder, file)
     part: dict[str, Any] = {
         "readouts": READOUTS,
         "restarts": RESTARTS,
         "distances": summaries,
-        "costs": {name: one.cost for name, one in found.items()},
+        "costs": {name: one.cost for name, one in (found | again).items()},
     }
     part["picture"] = _label(findings, file, people, dvectors, vectors)
     if file.spoof is not None:
@@ -116,13 +117,14 @@ def write_findings(
     part["examples"] = examples(cells, found, people, bench)
     if any(cell.attack.scale == "published" for cell in cells):
         part |= beside_published(file, cells, summaries, len(people.classes))
-    utility = {
-        "task": "Speaker recognition of unused sentences",
-        "sentence_error": sentence_error(target, *people.of(people.tested)),
-    }
+    error, guessing = sentence_error(target, *people.of(people.tested)), 1 - 1 / len(people.classes)
+    utility = {"task": "Speaker recognition of unused sentences", "sentence_error": error}
     queries = sum(int(one.cost["queries"]) for one in found.values())
-    table = table_of(findings.claims, list(bench.judges))
+    work = f"Sentence error of the attacked classifier: {error:.3f}; of guessing: {guessing:.3f}"
+    table = f"{work}\n\n{tables_of(findings.claims, findings.controls, list(bench.judges), part)}"
     write_atomically(path / "table.txt", table + "\n")
+    # Beside the result, not in it: seconds differ from run to run.
+    write_atomically(folder.path / "costs.csv", costs_csv(found | again))
     write_result(
         folder.path,
         findings.claims,
@@ -137,16 +139,6 @@ def write_findings(
         inversion=part,
         table=table,
     )
-
-
-def table_of(claims: Sequence[Claim], judges: Sequence[str]) -> str:
-    """Return who recognises what, as text."""
-    rows = [("recognised", *judges)]
-    names = dict.fromkeys(c.attack for c in claims if c.metric == ACCURACY and "method" in c.conditions)
-    for name in names:
-        mine = [c for c in claims if (c.attack, c.metric) == (name, ACCURACY) and "readout" not in c.conditions]
-        rows.append((name, *(as_cell(next((c for c in mine if c.conditions.get("judge") == j), None)) for j in judges)))
-    return aligned(rows)
 
 
 def _judged(

@@ -14,15 +14,17 @@ from fl_privacy.attacks.inversion.judges import Verdicts
 from fl_privacy.audit import Privacy
 from fl_privacy.config.speaker_inversion import TRAINING_LEVEL, Countermeasure, SpeakerInversionFile
 from fl_privacy.models.classifier import load_classifier
-from fl_privacy.sims.inversion_cells import Cell, read_cell
+from fl_privacy.sims.inversion_cells import Cell, Found, read_cell
 from fl_privacy.sims.inversion_defended import label_of, read_asked, training_of
-from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, Findings, Judged
+from fl_privacy.sims.inversion_findings import ACCURACY, AT_EER, AT_FAR, NATURAL, Findings, Judged, unresolved
 from fl_privacy.sims.inversion_judges import ATTACKED, Bench, ClassifierJudge
 from fl_privacy.sims.inversion_people import People
 from fl_privacy.sims.inversion_spoof import MEAN, accepted
 from fl_privacy.sims.inversion_target import FILE
 from fl_privacy.sims.stages import RunFolder
-from fl_privacy.training.sincnet import privacy_spent, sentence_error
+from fl_privacy.training.accounting import Ledger
+from fl_privacy.training.group_accounting import group_epsilon
+from fl_privacy.training.sincnet import SincNetTraining, privacy_spent, sentence_error
 
 
 def spoof_findings(findings: Findings, path: Path, bench: Bench) -> dict[str, Any]:
@@ -34,6 +36,8 @@ def spoof_findings(findings: Findings, path: Path, bench: Bench) -> dict[str, An
         for judge, found in by_judge.items():
             for metric, key in ((AT_EER, "eer"), (AT_FAR, "far_1")):
                 if key not in found:
+                    none = unresolved(len(found["eer"]), findings.confidence)
+                    findings.add(name, metric, none, judge=judge, voice=voice)
                     continue
                 findings.add(name, metric, findings.rate(found[key]), judge=judge, voice=voice)
                 if voice == MEAN:
@@ -101,10 +105,19 @@ def defended_findings(
             for judge in bench.judges:
                 hits = primary.verdicts(judge).among()
                 findings.add(counter.name, ACCURACY, findings.rate(hits), judge=judge, access="white-box")
-            rows.append(
-                {"name": counter.name, "access": "white-box", "note": f"{none}; left: {primary.name}, which needs none"}
-            )
+            note = f"{none}; left: {primary.name}, which needs none"
+            # Its users are answered as before.
+            rows.append({**rows[0], "name": counter.name, "note": note})
     return rows
+
+
+def read_defended(folder: RunFolder, file: SpeakerInversionFile) -> dict[str, Found]:
+    """Read the primary attack again, against each target that was trained with a countermeasure."""
+    return {
+        label_of(counter): read_cell(folder.path / "defended" / counter.name / "cell")
+        for counter in file.countermeasure
+        if counter.name in TRAINING_LEVEL
+    }
 
 
 def _before_all(
@@ -129,29 +142,48 @@ def _trained(
     place = folder.path / "defended" / counter.name
     target, label = load_classifier(place / "target" / FILE), label_of(counter)
     waves = list(read_cell(place / "cell").waves)
+    own = ClassifierJudge(target, ATTACKED)
+    findings.hold(NATURAL, label, ACCURACY, findings.rate(bench.recognised(own)), judge=ATTACKED, length=0)
     for judge in bench.judges.values():
-        hears = ClassifierJudge(target, ATTACKED) if judge.name == ATTACKED else judge
+        hears = own if judge.name == ATTACKED else judge
         hits = Verdicts(hears.scores(waves), np.arange(len(waves))).among()
         findings.add(label, ACCURACY, findings.rate(hits), judge=judge.name, countermeasure=label)
     note = f"{cell.name} again, against a target trained so"
     if counter.name == "dp-sgd":
-        spent = privacy_spent(training_of(file.target, counter), sum(len(v) for v in people.trained.values()))
-        privacy.append(
-            Privacy(
-                unit=str(spent["unit"]),
-                mechanism="dp-sgd",
-                protects_from="whoever holds the classifier",
-                epsilon_accountant=float(spent["epsilon"]),
-                delta=float(spent["delta"]),
-                conditions={"noise_multiplier": spent["noise_multiplier"], "steps": spent["steps"]},
-                note="One utterance is protected, and a whole class is attacked: a speaker has several utterances, and "
-                "what the model learns of a class is what it is for.",
-            )
-        )
-        note += f"; epsilon {float(spent['epsilon']):.3g} for one {spent['unit']}, not for a speaker"
+        promises = _promised(training_of(file.target, counter), people)
+        privacy += promises
+        note += "; epsilon " + " and ".join(f"{one.epsilon_accountant or 0:.3g} for one {one.unit}" for one in promises)
     return {
         "name": label,
         "access": "white-box",
         "sentence_error": sentence_error(target, *people.of(people.tested)),
         "note": note,
     }
+
+
+def _promised(training: SincNetTraining, people: People) -> list[Privacy]:
+    """Say what a private training promises to a recording, and to the speaker who has most of them."""
+    counts = [len(waves) for waves in people.trained.values()]
+    spent = privacy_spent(training, sum(counts))
+    noise, rate, steps, delta = (float(spent[key]) for key in ("noise_multiplier", "sample_rate", "steps", "delta"))
+    most = max(counts)
+    whole = group_epsilon(Ledger("example").added(noise, rate, int(steps)), most, delta)
+    shared: dict[str, Any] = {"mechanism": "dp-sgd", "protects_from": "whoever holds the classifier", "delta": delta}
+    return [
+        Privacy(
+            unit=str(spent["unit"]),
+            epsilon_accountant=float(spent["epsilon"]),
+            conditions={"noise_multiplier": noise, "steps": int(steps)},
+            note="An utterance is one recording. A whole class is attacked: a speaker has several recordings, and what "
+            "the model learns of a class is what it is for.",
+            **shared,
+        ),
+        Privacy(
+            unit="speaker",
+            epsilon_accountant=whole,
+            conditions={"recordings_of_a_speaker": most},
+            note=f"A speaker with {most} training recordings, the most that any has, all of them there or none (Ganesh "
+            "2024, arXiv 2401.10294).",
+            **shared,
+        ),
+    ]

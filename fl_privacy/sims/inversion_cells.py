@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +15,12 @@ from numpy.typing import NDArray
 from fl_privacy.attacks.inversion import (
     PUBLISHED_STEP,
     STARTS,
+    Checkpoint,
     Inversion,
     Job,
     Prior,
     Reconstruction,
+    Window,
     invert,
     invert_dvector,
     make_jobs,
@@ -51,6 +52,9 @@ READOUTS = {
     "sentence": "the whole vector as a sentence: log posteriors every 10 ms, summed",
 }
 """Ways of reading a slid vector."""
+
+QUEUE = "queue.npz"
+"""File of a cell that is not done: what it has so far."""
 
 _LOUDEST = 1e3
 """Times full scale: waves beyond it have run off, with steps that were too long."""
@@ -170,7 +174,8 @@ class CellJob:
     seed : int
         Of attacks that have a start of their own.
     folder : str
-        Gets ``found.npz``, ``cost.json`` and ``seconds.json``; a cell whose file is there is done.
+        Gets ``found.npz``, ``cost.json`` and ``seconds.json``; a cell whose ``found.npz`` is there is done, and one
+        with a ``queue.npz`` alone goes on from it.
     """
 
     cell: Cell
@@ -194,13 +199,17 @@ class Found:
     readouts : mapping of str to ndarray, shape (classes,)
         1 where the attacked classifier recognises it.
     cost : mapping
-        ``gradient_steps``, ``queries`` and how windows ended.
+        ``inversions`` (attempts of restarts and source-filter included), and over all of them ``gradient_steps``,
+        ``queries`` (windows classified) and how windows ``ended``.
+    seconds : float
+        Worked; where it was cut off, without what was lost.
     """
 
     waves: NDArray[np.float32]
     starts: NDArray[np.float32]
     readouts: dict[str, Floats]
     cost: dict[str, Any]
+    seconds: float
 
 
 def wave_jobs(cell: Cell, classes: int, window: int, speech: Waves, seed: int) -> tuple[Job, ...]:
@@ -221,7 +230,20 @@ def wave_jobs(cell: Cell, classes: int, window: int, speech: Waves, seed: int) -
 
 def do_cells(jobs: Sequence[CellJob], processes: int, told: Callable[[int, int], None] | None = None) -> None:
     """Do the cells that are not done, over processes."""
-    run_jobs(_do, [job for job in jobs if not (Path(job.folder) / "found.npz").exists()], processes, told)
+    left = []
+    for number, job in enumerate(jobs):
+        if (Path(job.folder) / "found.npz").exists():
+            (Path(job.folder) / QUEUE).unlink(missing_ok=True)
+            if told is not None:
+                told(number, max(1, len(job.jobs)))
+        else:
+            left.append(number)
+
+    def tell(place: int, done: int) -> None:
+        if told is not None:
+            told(left[place], done)
+
+    run_jobs(_do, [jobs[number] for number in left], processes, tell)
 
 
 def read_cell(folder: Path) -> Found:
@@ -229,13 +251,14 @@ def read_cell(folder: Path) -> Found:
     with np.load(folder / "found.npz", allow_pickle=False) as held:
         readouts = {key.removeprefix("read "): held[key] for key in held.files if key.startswith("read ")}
         waves, starts = held["waves"], held["starts"]
-    return Found(waves, starts, readouts, json.loads((folder / "cost.json").read_text(encoding="utf-8")))
+    cost, took = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("cost", "seconds"))
+    return Found(waves, starts, readouts, cost, took["seconds"])
 
 
 def _do(job: CellJob, told: Told) -> None:
-    began = time.perf_counter()
-    classifier = load_classifier(job.target)
-    found, attack = _inverted(job, classifier, told), job.cell.attack
+    classifier, folder, attack = load_classifier(job.target), Path(job.folder), job.cell.attack
+    checkpoint = Checkpoint(folder / QUEUE, classifier)
+    found, windows = _inverted(job, classifier, told, checkpoint)
     asked = classifier.queries
     waves = np.stack([_audible(one.wave) if job.cell.of_waves else one.wave for one in found])
     starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
@@ -256,23 +279,23 @@ def _do(job: CellJob, told: Told) -> None:
             values = [read[name] for read in told_by]
             if None not in values:
                 arrays[f"read {name}"] = np.array(values, dtype=np.float64)
-    folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    ended = Counter(window.reason for one in found for window in one.windows)
+    ended = Counter(window.reason for window in windows)
     cost = {
-        "gradient_steps": sum(one.iterations for one in found),
+        "gradient_steps": sum(window.iterations for window in windows),
         "queries": asked,
-        "inversions": len(found),
+        "inversions": sum(window.offset == 0 for window in windows),
         "ended": dict(sorted(ended.items())),
     }
     write_atomically(folder / "cost.json", json.dumps(cost, indent=1) + "\n")
     # Seconds differ from run to run: they stay out of the result.
-    seconds = {"seconds": round(time.perf_counter() - began, 3)}
+    seconds = {"seconds": round(checkpoint.seconds, 3)}
     write_atomically(folder / "seconds.json", json.dumps(seconds) + "\n")
     partial = folder / ".found.npz.partial"
     with partial.open("wb") as out:
         np.savez(out, allow_pickle=False, waves=waves, starts=starts, **arrays)
     partial.replace(folder / "found.npz")
+    checkpoint.remove()
 
 
 def _audible(wave: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -282,25 +305,39 @@ def _audible(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     return found
 
 
-def _inverted(job: CellJob, classifier: SpeakerClassifier, told: Told) -> list[Reconstruction]:
+def _inverted(
+    job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoint: Checkpoint
+) -> tuple[list[Reconstruction], list[Window]]:
+    """Do the attack; return what it found, and every window that it inverted for that."""
+    if job.cell.attack.name == "source-filter":
+        voices = invert_source_filter(
+            _robust(classifier, job.cell),
+            range(len(classifier.classes)),
+            replace(job.cell.settings, step="adam"),
+            attempts=job.cell.attack.attempts,
+            seed=job.seed,
+            told=told,
+            checkpoint=checkpoint,
+        )
+        return [one.found for one in voices], [window for one in voices for window in one.attempts]
+    found = _reconstructed(job, classifier, told, checkpoint)
+    return found, [window for one in found for window in one.windows]
+
+
+def _reconstructed(
+    job: CellJob, classifier: SpeakerClassifier, told: Told, checkpoint: Checkpoint
+) -> list[Reconstruction]:
     cell = job.cell
     everybody = range(len(classifier.classes))
     if cell.attack.name == "dvector":
-        return invert_dvector(classifier, everybody, cell.settings, told=told)
+        return invert_dvector(classifier, everybody, cell.settings, told=told, checkpoint=checkpoint)
     if cell.attack.name == "map-dvector":
         assert job.prior is not None
-        return map_dvector(classifier, everybody, job.prior, told=told)
+        return map_dvector(classifier, everybody, job.prior, told=told, checkpoint=checkpoint)
     if cell.attack.name == "sliding":
-        return slide(classifier, job.jobs, cell.settings, stride=cell.attack.stride, told=told)
-    if cell.attack.name == "shift-robust":
-        return invert(_robust(classifier, cell), job.jobs, cell.settings, told=told)
-    if cell.attack.name == "source-filter":
-        how = replace(cell.settings, step="adam")
-        found = invert_source_filter(
-            _robust(classifier, cell), everybody, how, attempts=cell.attack.attempts, seed=job.seed, told=told
-        )
-        return [one.found for one in found]
-    return invert(classifier, job.jobs, cell.settings, told=told)
+        return slide(classifier, job.jobs, cell.settings, stride=cell.attack.stride, told=told, checkpoint=checkpoint)
+    target = _robust(classifier, cell) if cell.attack.name == "shift-robust" else classifier
+    return invert(target, job.jobs, cell.settings, told=told, checkpoint=checkpoint)
 
 
 def _robust(classifier: SpeakerClassifier, cell: Cell) -> ShiftRobust:

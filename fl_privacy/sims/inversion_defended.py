@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.inversion import Inversion, Job, invert
+from fl_privacy.attacks.inversion import Checkpoint, Inversion, Job, invert
 from fl_privacy.attacks.inversion.queries import Access, EstimatedGradients, Estimation
 from fl_privacy.audit.claims import jsonable
 from fl_privacy.audit.files import write_atomically
@@ -27,6 +27,7 @@ from fl_privacy.defenses.outputs import OutputDefense, Purification, output_defe
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier
 from fl_privacy.models.sincnet import SIZES
+from fl_privacy.sims.inversion_cells import QUEUE
 from fl_privacy.sims.inversion_people import People, Wave, cuts
 from fl_privacy.training.sincnet import PrivateTraining, SincNetTraining
 
@@ -106,7 +107,7 @@ def attack_by_queries(
     Parameters
     ----------
     folder : Path
-        Gets ``asked.npz`` and ``facts.json``.
+        Gets ``asked.npz`` and ``facts.json``; what it has of a ``queue.npz`` is gone on from.
     target : SpeakerClassifier
     people : People
     counter : Countermeasure or None
@@ -131,7 +132,8 @@ def attack_by_queries(
     jobs = [Job(k, start, settings.step_size, 1000 * seed + k) for k, start in enumerate(starts)]
     # Costs are noisy: whether one is the lowest says little, so that all steps are taken.
     rule = Inversion("cross-entropy", "normalised", "variance", settings.iterations, settings.iterations, 0.0)
-    found = invert(gradients, jobs, rule, micro_batch=1, told=told)
+    checkpoint = Checkpoint(folder / QUEUE, access)
+    found = invert(gradients, jobs, rule, micro_batch=1, told=told, checkpoint=checkpoint)
     waves = np.stack([one.wave for one in found])
     own = np.arange(identities)
     before, after = (float(probabilities(target, rows)[own, own].mean()) for rows in (starts, waves))
@@ -144,6 +146,7 @@ def attack_by_queries(
     }
     np.savez(folder / "asked.npz", allow_pickle=False, waves=waves, starts=starts)
     write_atomically(folder / "facts.json", json.dumps(jsonable(facts), indent=1) + "\n")
+    checkpoint.remove()
 
 
 def read_asked(folder: Path) -> Asked:

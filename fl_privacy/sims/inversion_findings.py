@@ -164,7 +164,8 @@ class Findings:
                 found = Verdicts(scores, own)
                 blinds[control] = found.among()
                 self.hold(control, judged.name, ACCURACY, self.rate(found.among()), **on)
-                self.hold(control, judged.name, AT_EER, self.rate(found.accepted(natural.thresholds.eer)), **on)
+                for metric, threshold in _levels(natural):
+                    self.hold(control, judged.name, metric, self._taken(found, threshold), **on)
             best = max(blinds, key=lambda name: float(np.mean(blinds[name])))
             self.add(judged.name, OVER_BLIND, self.difference(hits, blinds[best]), primary=leads, best_blind=best, **on)
             null = table.permuted_hits(self._permutations, self._seed)
@@ -182,13 +183,16 @@ class Findings:
             self.add(judged.name, ACCURACY, self.rate(hits), readout=name, judge=ATTACKED, **how)
 
     def _accepted(self, attack: str, table: Verdicts, natural: Natural, on: Mapping[str, Any]) -> None:
-        levels = ((AT_EER, natural.thresholds.eer), (AT_FAR, natural.thresholds.far_1))
-        for metric, threshold in levels:
-            if threshold is None:
-                self.add(attack, metric, _unresolved(len(table.scores), self.confidence), **on)
-                continue
-            self.add(attack, metric, self.rate(table.accepted(threshold)), **on)
-            self.hold("wrong-speaker", attack, metric, self.rate(table.accepted_of_others(threshold)), **on)
+        for metric, threshold in _levels(natural):
+            self.add(attack, metric, self._taken(table, threshold), **on)
+            if threshold is not None:
+                self.hold("wrong-speaker", attack, metric, self.rate(table.accepted_of_others(threshold)), **on)
+
+    def _taken(self, table: Verdicts, threshold: float | None) -> Estimate:
+        """Return the share that is accepted at a threshold, where there is one."""
+        if threshold is None:
+            return unresolved(len(table.scores), self.confidence)
+        return self.rate(table.accepted(threshold))
 
     def ceilings(self, bench: Bench, length: int) -> None:
         """Add what judges make of the speakers' own, unused recordings of a length; 0: whole."""
@@ -201,8 +205,8 @@ class Findings:
                 AT_FAR: natural.accepted_at_far_1,
             }
             for metric, hits in rates.items():
-                if hits is not None:
-                    self.hold(NATURAL, "", metric, self.rate(hits), judge=judge, length=length)
+                found = unresolved(len(natural.recognised), self.confidence) if hits is None else self.rate(hits)
+                self.hold(NATURAL, "", metric, found, judge=judge, length=length)
 
     def against_restarts(self, slid: Judged, restarted: Judged) -> None:
         """Add how far sliding lies above as many independent attempts, each read at its best window."""
@@ -249,5 +253,10 @@ class Findings:
         self.hold("permuted-private-labels", attack, "auc", spread, p.n, p.value, attribute=attribute)
 
 
-def _unresolved(n: int, confidence: float) -> Estimate:
+def _levels(natural: Natural) -> tuple[tuple[str, float | None], ...]:
+    return (AT_EER, natural.thresholds.eer), (AT_FAR, natural.thresholds.far_1)
+
+
+def unresolved(n: int, confidence: float) -> Estimate:
+    """Return what is said of a rate at 1 % false acceptances, where real voices are too few to set a threshold."""
     return Estimate(None, None, None, confidence, None, None, n, "too few real voices to tell a rate of 1 %")

@@ -98,7 +98,7 @@ class Bench:
             table, thresholds = Verdicts(scores, owners), Thresholds.of(scores, owners)
 
             def rates(hits: Floats) -> Floats:
-                return np.array([hits[owners == k].mean() for k in range(len(self._people.classes))])
+                return _by_class(hits, owners)
 
             self._natural[key] = Natural(
                 thresholds,
@@ -108,6 +108,11 @@ class Bench:
                 None if thresholds.far_1 is None else rates(table.accepted(thresholds.far_1)),
             )
         return self._natural[key]
+
+    def recognised(self, judge: Judge) -> Floats:
+        """Return the share (classes,) of each speaker's whole, unused recordings that any judge recognises."""
+        waves, owners = self.pieces(0)
+        return _by_class(Verdicts(judge.scores(waves), owners).among(), owners)
 
     def pieces(self, length: int) -> tuple[list[Wave], NDArray[np.int64]]:
         """Return unused real pieces of all classes, and the number of the class of each."""
@@ -121,6 +126,10 @@ class Bench:
             found += mine
             owners += [number] * len(mine)
         return found, np.array(owners, dtype=np.int64)
+
+
+def _by_class(hits: Floats, owners: NDArray[np.int64]) -> Floats:
+    return np.array([hits[owners == k].mean() for k in range(int(owners.max()) + 1)])
 
 
 def check_judges(settings: InversionJudges) -> None:

@@ -98,3 +98,14 @@ def scores_csv(judged: Mapping[str, Judged], people: People) -> str:
             for speaker, own, others, rank in zip(people.classes, table.own, table.others, table.ranks, strict=True):
                 writer.writerow([name, "inversion", judge, speaker, repr(float(own)), repr(float(others.max())), rank])
     return out.getvalue()
+
+
+def costs_csv(found: Mapping[str, Found]) -> str:
+    """Return what each cell took as CSV text; with its seconds, which result.json leaves out."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["attack", "inversions", "gradient_steps", "windows_classified", "seconds"])
+    for name, one in found.items():
+        cost = one.cost
+        writer.writerow([name, cost["inversions"], cost["gradient_steps"], cost["queries"], one.seconds])
+    return out.getvalue()

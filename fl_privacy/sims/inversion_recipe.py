@@ -15,7 +15,16 @@ from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
 from fl_privacy.models.sincnet import SIZES
 from fl_privacy.sims.inversion_audit import write_findings
-from fl_privacy.sims.inversion_cells import Cell, CellJob, cells_of, check_lengths, do_cells, read_cell, wave_jobs
+from fl_privacy.sims.inversion_cells import (
+    QUEUE,
+    Cell,
+    CellJob,
+    cells_of,
+    check_lengths,
+    do_cells,
+    read_cell,
+    wave_jobs,
+)
 from fl_privacy.sims.inversion_defended import attack_by_queries, check_countermeasures, label_of, training_of
 from fl_privacy.sims.inversion_judges import Bench, bench_of, check_judges, read_judge, train_judges
 from fl_privacy.sims.inversion_people import People, cuts, people_of
@@ -27,6 +36,9 @@ from fl_privacy.sims.stages import RunFolder
 from fl_privacy.updates import ThreatModel
 
 UNDEFENDED = "answers as they are"
+
+STARTED = "started"
+"""File of a stage whose cells are kept as they are done."""
 
 
 class SpeakerInversionRecipe:
@@ -128,7 +140,7 @@ class SpeakerInversionRecipe:
 
     def _cells(self, folder: RunFolder, people: People, target: SpeakerClassifier) -> None:
         def work(path: Path) -> None:
-            (path / "started").touch()
+            (path / STARTED).touch()
             prior = self._prior(people, target) if any(not cell.of_waves for cell in self.cells) else None
             where = str(folder.path / "target" / FILE)
             jobs = [self._job(cell, where, people, target, prior, path / cell.folder) for cell in self.cells]
@@ -141,7 +153,7 @@ class SpeakerInversionRecipe:
 
             do_cells(jobs, self._workers, told)
 
-        folder.stage("cells", work, go_on="started")
+        folder.stage("cells", work, go_on=STARTED)
 
     def _job(
         self, cell: Cell, where: str, people: People, target: SpeakerClassifier, prior: Prior | None, path: Path
@@ -197,7 +209,7 @@ class SpeakerInversionRecipe:
             def ask(path: Path, counter: Countermeasure | None = counter, told: Callable[[int], None] = told) -> None:
                 attack_by_queries(path, target, people, counter, self.file.queries, self.file.simulation.seed, told)
 
-            folder.stage(f"queries/{name}", ask)
+            folder.stage(f"queries/{name}", ask, go_on=QUEUE)
         for counter in self.file.countermeasure:
             if counter.name not in TRAINING_LEVEL:
                 continue
@@ -205,9 +217,10 @@ class SpeakerInversionRecipe:
             where = folder.path / "defended" / counter.name / "target" / FILE
 
             def invert_again(path: Path, where: Path = where) -> None:
+                (path / STARTED).touch()
                 do_cells([self._job(self.cells[0], str(where), people, target, None, path)], 1)
 
-            folder.stage(f"defended/{counter.name}/cell", invert_again)
+            folder.stage(f"defended/{counter.name}/cell", invert_again, go_on=STARTED)
 
     def _audio(self, folder: RunFolder, people: People) -> None:
         place = folder.path / "audio"

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from fl_privacy.attacks.inversion import checkpoint
 from fl_privacy.sims.run import run
 
 QUICK = {"iterations": 6, "patience": 5}
@@ -19,13 +20,16 @@ SETTINGS = {
     "attack": [
         {"name": "standard", "starts": ["laplace", "white"], **QUICK},
     ],
+    "countermeasure": [{"name": "rounding"}],
+    "queries": {"identities": 3, "pairs": 2, "iterations": 2},
     "judges": {"steps": 3, "crop_frames": 20, "other_seed": False},
     "audit": {"permutations": 19},
 }
 
 
 def main(folder: Path, what: str, least: int) -> None:
-    """Run until so much of something is done, then die without a word."""
+    """Run until so much of something is done, then die without a word; queues are kept after every step."""
+    checkpoint.SECONDS = 0.0
 
     def progress(doing: str, done: int, total: int) -> None:
         if doing == what and done >= least:

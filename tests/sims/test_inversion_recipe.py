@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
 import subprocess
@@ -15,6 +16,8 @@ import soundfile
 from safetensors.numpy import load_file
 
 from fl_privacy import cli
+from fl_privacy.attacks.inversion import Prior, queue
+from fl_privacy.attacks.inversion.queries import EstimatedGradients
 from fl_privacy.config import ConfigError, load_any
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import load_classifier
@@ -72,7 +75,7 @@ def settings(speech: Path, **changes) -> dict:
             {"name": "sliding", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
             {"name": "restarts", "starts": ["laplace"], "length": 6400, "stride": 1600, **quick},
             {"name": "shift-robust", "starts": ["laplace"], "length": 4800, "iterations": 2},
-            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 1},
+            {"name": "source-filter", "length": 3200, "iterations": 2, "attempts": 3},
             {"name": "dvector"},
             {"name": "map-dvector"},
         ],
@@ -147,6 +150,22 @@ def test_every_attack_stands_before_every_judge(done: Path):
     costs = result["inversion"]["costs"]
     assert costs["restarts from laplace"]["inversions"] == 3 * CLASSES
     assert sum(costs["sliding from laplace"]["ended"].values()) == 3 * CLASSES
+    # Two steps each of three voices for everybody, and a look at the end; a step looks at four windows.
+    tried = costs["source-filter"]
+    assert (tried["inversions"], tried["gradient_steps"]) == (3 * CLASSES, 2 * 3 * CLASSES)
+    assert tried["queries"] == 3 * 3 * CLASSES * 4 and tried["ended"] == {"iterations": 3 * CLASSES}
+    # The countermeasures in training have had the primary attack again.
+    assert costs["dp-sgd"]["inversions"] == CLASSES and set(costs) == {
+        *waves, "standard from speech", "source-filter", "dvector", "map-dvector",
+        "dp-sgd", "label-smoothing (amount -0.02)",
+    }  # fmt: skip
+    with (done / "costs.csv").open() as file:
+        for row in csv.DictReader(file):
+            assert int(row["gradient_steps"]) == costs[row["attack"]]["gradient_steps"] > 0
+            assert int(row["windows_classified"]) == costs[row["attack"]]["queries"]
+            assert 0 < float(row["seconds"]) < 60
+            costs.pop(row["attack"])
+    assert not costs, "each cell has its row"
     # What the last layer is made to say proves nothing; and its d-vectors have no wave to be judged.
     assert find(result, "dvector", judge="attacked")[0]["value"] == 1.0
     assert not find(result, "dvector", judge="other architecture")
@@ -214,8 +233,48 @@ def test_countermeasures_stand_with_their_price(done: Path):
             2 if name in ("rounding", "label-only") else 5
         )
     assert "dvector" in rows["withhold-layer"]["note"]
-    (privacy,) = result["privacy"]
-    assert privacy["unit"] == "utterance" and privacy["epsilon_accountant"] == pytest.approx(8, abs=0.1)
+    work = {
+        c["attack"]
+        for c in result["controls"]
+        if c["control"] == "own recordings" and c["conditions"]["judge"] == "attacked" and not c["conditions"]["length"]
+    }
+    assert work == {"", "dp-sgd", "label-smoothing (amount -0.02)"}, "what each target is worth at its own work"
+    assert rows["withhold-layer"]["sentence_error"] == result["utility"]["sentence_error"], (
+        "users are answered as before"
+    )
+    one, whole = result["privacy"]
+    assert one["unit"] == "utterance" and one["epsilon_accountant"] == pytest.approx(8, abs=0.1)
+    # Half of five recordings of each, at most three.
+    assert whole["unit"] == "speaker" and whole["conditions"] == {"recordings_of_a_speaker": 2}
+    assert whole["epsilon_accountant"] > 2 * one["epsilon_accountant"]
+
+
+def test_a_run_prints_its_tables(done: Path):
+    result = json.loads((done / "result.json").read_text())
+    first, *tables = result["table"].split("\n\n")
+    assert (
+        first
+        == f"Sentence error of the attacked classifier: {result['utility']['sentence_error']:.3f}; of guessing: 0.800"
+    )
+    names = [
+        "recognised",
+        "recognised, read at",
+        "the last layer alone",
+        "gender read from",
+        "speech, accepted by other",
+    ]
+    for table, name in zip(tables, [*names, "countermeasure"], strict=True):
+        assert table.startswith(name), table
+    lines = {line.split("  ")[0].strip(): line for table in tables for line in table.splitlines()}
+    (claim,) = find(result, "speech: map-dvector, ridge mapper", "accepted_at_eer", judge="other architecture")
+    assert f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in lines["map-dvector, ridge mapper"]
+    assert "unresolved" in lines["map-dvector, ridge mapper"], "five voices do not tell a rate of 1 %"
+    assert lines["withhold-layer"].endswith(f"{result['utility']['sentence_error']:.3f}")
+    larger = next(c["value"] for c in result["controls"] if c["control"] == "majority")
+    assert all(line.endswith(f"{larger:.3f}") for line in tables[3].splitlines()[1:])
+    assert (
+        tables[0].splitlines()[1].endswith(str(result["inversion"]["costs"]["standard from laplace"]["gradient_steps"]))
+    )
 
 
 def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path: Path):
@@ -251,11 +310,52 @@ def test_the_report_tells_all_of_it(done: Path):
         "empty file",
         "windows classified",
         "shorter than a window of 200 ms",
+        "The last layer alone",
+        "beside blind controls",
+        "the start of standard from laplace, not attacked",
+        "dvector, ridge mapper: over the better control",
+        "Named in advance: standard from laplace",
+        "speaker: identity",
     ):
         assert told in page, told
+    steps = [
+        json.loads((done / "result.json").read_text())["inversion"]["costs"][f"{name} from laplace"]["gradient_steps"]
+        for name in ("sliding", "restarts")
+    ]
+    assert f"They took {steps[0]:,} and {steps[1]:,} gradient steps." in page
     assert page.count("<svg") == 3, "the threat, the picture of d-vectors, and waves"
     assert not list(done.rglob("*.wav")), "no audio unless it is asked for"
     assert "Beside the published table" not in page
+
+
+def test_every_attack_is_kept_as_it_goes(speech, done: Path, tmp_path: Path, monkeypatch):
+    """Each attack's queue is written, and with all of it there nothing is asked of the target again."""
+    cells = inversion_cells.cells_of(load_any(settings(speech)).attack)
+    target, heard = str(done / "target" / "classifier.safetensors"), [np.random.default_rng(0).standard_normal(9000)]
+    dimension = len(load_classifier(target).dvector_of(heard[0].astype(np.float32)))
+    prior = Prior.fit(np.random.default_rng(0).standard_normal((9, dimension)).astype(np.float32))
+    jobs = [
+        inversion_cells.CellJob(
+            cell,
+            target,
+            inversion_cells.wave_jobs(cell, CLASSES, 3200, heard, 1) if cell.from_waves else (),
+            prior,
+            1,
+            str(tmp_path / cell.folder),
+        )
+        for cell in cells
+    ]
+    # As if the run were cut off when the queue was through, and before what came of it was kept.
+    monkeypatch.setattr(inversion_cells.Checkpoint, "remove", lambda self: None)
+    inversion_cells.do_cells(jobs, 1)
+    first = {cell.name: inversion_cells.read_cell(tmp_path / cell.folder) for cell in cells}
+    for cell in cells:
+        (tmp_path / cell.folder / "found.npz").unlink()
+    monkeypatch.setattr(queue._Queue, "_advance", None)
+    inversion_cells.do_cells(jobs, 1)
+    for cell in cells:
+        again = inversion_cells.read_cell(tmp_path / cell.folder)
+        assert np.array_equal(again.waves, first[cell.name].waves) and again.cost == first[cell.name].cost, cell.name
 
 
 def test_a_killed_run_goes_on_ends_alike_and_writes_marked_audio(speech, tmp_path: Path, monkeypatch):
@@ -288,26 +388,37 @@ def test_a_killed_run_goes_on_ends_alike_and_writes_marked_audio(speech, tmp_pat
     assert all(name.endswith(".synthetic.wav") for name in names)
 
 
-def test_killed_while_training_and_within_a_queue_it_ends_in_the_same_bytes(tmp_path: Path):
-    killed, told = tmp_path / "killed", []
-    # In the second cell of waves, when two of its five jobs are done.
-    for what, least in (("training the target", 205), ("inversions", 7)):
+def test_killed_while_training_and_within_queues_it_ends_in_the_same_bytes(tmp_path: Path, monkeypatch):
+    killed, told, steps = tmp_path / "killed", [], []
+    # In the second cell of waves, when two of its five jobs are done; and in an attack by queries, when one of three is.
+    for what, least in (("training the target", 205), ("inversions", 7), ("queries: rounding", 2)):
         script = [sys.executable, str(Path(_killed_inversion.__file__)), str(killed), what, str(least)]
         ended = subprocess.run(script, capture_output=True, text=True, check=False)
         assert ended.returncode == -signal.SIGKILL, ended.stderr
         assert not (killed / "result.json").exists()
         if what == "training the target":
             assert (killed / "target" / "progress.safetensors").exists()
-    assert [p.parent.name for p in killed.glob("cells/*/found.npz")] == ["standard-from-laplace"]
+        if what == "inversions":
+            assert [p.parent.name for p in killed.glob("cells/*/found.npz")] == ["standard-from-laplace"]
+            assert [p.parent.name for p in killed.glob("cells/*/queue.npz")] == ["standard-from-white"]
+            with np.load(killed / "cells" / "standard-from-white" / "queue.npz") as held:
+                assert held["steps"].tolist() == [6] * 5, "before the look at where they end"
+        if what.startswith("queries"):
+            with np.load(killed / "queries" / "rounding" / "queue.npz") as held:
+                assert "done 0" in held.files and held["job"].tolist() == [1]
+    real = EstimatedGradients.__call__
+    monkeypatch.setattr(EstimatedGradients, "__call__", lambda *asked: steps.append(1) or real(*asked))
     run(_killed_inversion.SETTINGS, out=killed, progress=lambda what, done, total: told.append(what))
-    assert "training the target" not in told, "what is done is not done again"
+    assert {"training the target", "inversions"}.isdisjoint(told), "what is done is not done again"
+    assert len(steps) == 1 + 3, "of two steps and a look at the end for each of three, the first five were kept"
+    assert not list(killed.rglob("queue.npz"))
     whole = run(_killed_inversion.SETTINGS, out=tmp_path / "whole")
     for name in ("result.json", "scores.csv", "report.html"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     weights = [load_file(folder / "target" / "classifier.safetensors") for folder in (killed, whole)]
     assert all(np.array_equal(weights[0][name], tensor) for name, tensor in weights[1].items())
-    for cell in (whole / "cells").glob("*/found.npz"):
-        assert (killed / cell.relative_to(whole)).read_bytes() == cell.read_bytes(), cell
+    for kept in (*(whole / "cells").glob("*/found.npz"), *(whole / "queries").glob("*/asked.npz")):
+        assert (killed / kept.relative_to(whole)).read_bytes() == kept.read_bytes(), kept
 
 
 def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Path, done: Path):

@@ -6,6 +6,7 @@ Standard and sliding inversion and the partial inversion of the d-vector layer a
 
 from __future__ import annotations
 
+from fl_privacy.attacks.inversion.checkpoint import Checkpoint
 from fl_privacy.attacks.inversion.dvector import Prior, invert_dvector, map_dvector
 from fl_privacy.attacks.inversion.gradients import Gradients, Slopes, WhiteBox
 from fl_privacy.attacks.inversion.initialisations import PUBLISHED_STEP, STARTS, start_of
@@ -22,6 +23,7 @@ __all__ = [
     "PUBLISHED_STEP",
     "STARTS",
     "STEPS",
+    "Checkpoint",
     "Gradients",
     "Inversion",
     "InvertedVoice",

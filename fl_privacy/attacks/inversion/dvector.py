@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fl_privacy.attacks.inversion.checkpoint import Checkpoint
 from fl_privacy.attacks.inversion.gradients import Slopes
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reconstruction
 from fl_privacy.attacks.inversion.objectives import miss, objective
@@ -107,6 +108,7 @@ def invert_dvector(
     step_size: float = 1.0,
     micro_batch: int = 512,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Reconstruction]:
     """Invert the last layer.
 
@@ -121,6 +123,8 @@ def invert_dvector(
     step_size : float
     micro_batch : int
     told : callable, optional
+    checkpoint : Checkpoint, optional
+        See `fl_privacy.attacks.inversion.standard.invert`.
 
     Returns
     -------
@@ -132,7 +136,7 @@ def invert_dvector(
     if len(given) != len(identities):
         raise UserError(f"{len(given)} starts for {len(identities)} identities: give one for each")
     jobs = [Job(identity, start, step_size) for identity, start in zip(identities, given, strict=True)]
-    return serve(gradients, jobs, settings, micro_batch=micro_batch, told=told)
+    return serve(gradients, jobs, settings, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
 
 
 def map_dvector(
@@ -145,6 +149,7 @@ def map_dvector(
     step_size: float = 0.1,
     micro_batch: int = 512,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Reconstruction]:
     """Find the most probable d-vectors of identities under a prior: cross-entropy plus ``weight / 2 |z|^2``.
 
@@ -161,6 +166,8 @@ def map_dvector(
     step_size : float
     micro_batch : int
     told : callable, optional
+    checkpoint : Checkpoint, optional
+        See `fl_privacy.attacks.inversion.standard.invert`.
 
     Returns
     -------
@@ -180,7 +187,7 @@ def map_dvector(
     gradients = _LastLayer(classifier, settings.objective, prior, weight)
     zero = np.zeros(gradients.length, dtype=np.float32)
     jobs = [Job(identity, zero, step_size) for identity in identities]
-    found = serve(gradients, jobs, settings, micro_batch=micro_batch, told=told)
+    found = serve(gradients, jobs, settings, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
     return [Reconstruction(one.identity, prior.mean + one.wave @ prior.directions, one.windows) for one in found]
 
 

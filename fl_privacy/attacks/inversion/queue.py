@@ -8,12 +8,17 @@ place at once, where a fixed batch would go on until its slowest was.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple
+from typing import Any
 
 import numpy as np
 import torch
 
 from fl_privacy._processes import keep_freed_memory, one_thread
+from fl_privacy.attacks.inversion.checkpoint import Arrays, Checkpoint
 from fl_privacy.attacks.inversion.gradients import Gradients, WhiteBox
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reason, Reconstruction, Window, check_job, unit_of
 from fl_privacy.attacks.inversion.steps import STEPS
@@ -22,6 +27,10 @@ from fl_privacy.models.classifier import SpeakerClassifier
 
 Told = Callable[[int], None]
 """Told how many jobs are done."""
+
+_TENSORS = ("points", "best", "identities", "unit", "size")
+_ARRAYS = ("job", "offset", "steps", "best_cost", "best_miss", "history")
+"""What is known of each slot."""
 
 
 def serve(
@@ -32,6 +41,7 @@ def serve(
     stride: int | None = None,
     micro_batch: int = 32,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Reconstruction]:
     """Do jobs; see `fl_privacy.attacks.inversion.standard.invert` and `...sliding.slide`.
 
@@ -45,6 +55,9 @@ def serve(
     micro_batch : int
         Slots.
     told : callable, optional
+    checkpoint : Checkpoint, optional
+        Where a queue of the same jobs that was cut off goes on from, and what it writes as it goes; the end is the same
+        to the bit, where gradients are.
 
     Returns
     -------
@@ -56,7 +69,7 @@ def serve(
     Raises
     ------
     UserError
-        For jobs that cannot be done: before any is.
+        For jobs that cannot be done, and a checkpoint of others: before any is.
     """
     gradients = WhiteBox(target, settings.objective) if isinstance(target, SpeakerClassifier) else target
     if micro_batch < 1 or (stride is not None and stride < 1):
@@ -68,7 +81,8 @@ def serve(
     # Every step makes and frees the same activations.
     keep_freed_memory()
     with one_thread():
-        return _Queue(gradients, jobs, settings, stride, min(micro_batch, len(jobs)), told).run()
+        queue = _Queue(gradients, jobs, settings, stride, min(micro_batch, len(jobs)), told)
+        return queue.run() if checkpoint is None else queue.run_kept(checkpoint)
 
 
 class _Queue:
@@ -105,13 +119,38 @@ class _Queue:
 
     def run(self) -> list[Reconstruction]:
         """Step all slots until no job is left."""
-        for slot in range(len(self._job)):
-            self._take(slot)
-        while len(self._done) < len(self._jobs):
-            self._advance(np.flatnonzero(self._job >= 0))
+        self._fill()
+        while self._left:
+            self._advance()
+        return self._results()
+
+    def run_kept(self, checkpoint: Checkpoint) -> list[Reconstruction]:
+        """Do the same from where a checkpoint left off, and write it on the way and at the end."""
+        identity = self._identity()
+        if (kept := checkpoint.read(identity)) is None:
+            self._fill()
+        else:
+            self._restore(*kept)
+        while self._left:
+            self._advance()
+            if checkpoint.due and self._left:
+                checkpoint.write(identity, *self._state())
+        checkpoint.write(identity, *self._state())
+        return self._results()
+
+    @property
+    def _left(self) -> int:
+        return len(self._jobs) - len(self._done)
+
+    def _results(self) -> list[Reconstruction]:
         return [self._done[number] for number in range(len(self._jobs))]
 
-    def _advance(self, slots: np.ndarray) -> None:
+    def _fill(self) -> None:
+        for slot in range(len(self._job)):
+            self._take(slot)
+
+    def _advance(self) -> None:
+        slots = np.flatnonzero(self._job >= 0)
         rows = torch.from_numpy(slots).to(self._points.device)
         points = self._points[rows]
         found = self._gradients(points, self._identities[rows], [self._rngs[slot] for slot in slots])
@@ -177,3 +216,49 @@ class _Queue:
         if self._told is not None:
             self._told(len(self._done))
         self._take(slot)
+
+    # ------------------------------------------------------------------ what is kept
+
+    def _identity(self) -> str:
+        """Return a digest of all that the end follows from, but for the gradients."""
+        how = [asdict(self._settings), self._stride, len(self._job), self._gradients.length, self._gradients.classes]
+        digest = hashlib.sha256(json.dumps(how).encode())
+        for job in self._jobs:
+            digest.update(json.dumps([job.identity, job.step_size, job.seed, len(job.start)]).encode())
+            digest.update(np.asarray(job.start, dtype=np.float32).tobytes())
+        return digest.hexdigest()
+
+    def _state(self) -> tuple[Arrays, dict[str, Any]]:
+        busy = np.flatnonzero(self._job >= 0).tolist()
+        arrays: dict[str, np.ndarray] = {name: getattr(self, f"_{name}") for name in _ARRAYS}
+        arrays |= {name: getattr(self, f"_{name}").cpu().numpy() for name in _TENSORS}
+        arrays |= {f"memory {number}": held.cpu().numpy() for number, held in enumerate(self._rule.memory)}
+        arrays |= {f"wave {slot}": self._waves[slot].cpu().numpy() for slot in busy}
+        arrays |= {f"done {number}": one.wave for number, one in self._done.items()}
+        facts = {
+            "waiting": self._waiting,
+            "rngs": [self._rngs[slot].bit_generator.state for slot in busy],
+            "windows": [[astuple(window) for window in self._windows[slot]] for slot in busy],
+            "done": {number: [astuple(window) for window in one.windows] for number, one in self._done.items()},
+        }
+        return arrays, facts
+
+    def _restore(self, arrays: Arrays, facts: dict[str, Any]) -> None:
+        for name in _ARRAYS:
+            getattr(self, f"_{name}")[:] = arrays[name]
+        for name in _TENSORS:
+            getattr(self, f"_{name}").copy_(torch.from_numpy(arrays[name]))
+        for number, held in enumerate(self._rule.memory):
+            held.copy_(torch.from_numpy(arrays[f"memory {number}"]))
+        self._waiting = list(facts["waiting"])
+        busy = np.flatnonzero(self._job >= 0).tolist()
+        for slot, chance, windows in zip(busy, facts["rngs"], facts["windows"], strict=True):
+            self._waves[slot] = torch.from_numpy(arrays[f"wave {slot}"]).to(self._points.device)
+            self._windows[slot] = [Window(*told) for told in windows]
+            self._rngs[slot] = np.random.default_rng(0)
+            self._rngs[slot].bit_generator.state = chance
+        for key, windows in facts["done"].items():
+            number, ended = int(key), tuple(Window(*told) for told in windows)
+            self._done[number] = Reconstruction(self._jobs[number].identity, arrays[f"done {number}"], ended)
+        if self._told is not None and self._done:
+            self._told(len(self._done))

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fl_privacy.attacks.inversion.checkpoint import Checkpoint
 from fl_privacy.attacks.inversion.gradients import Gradients
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reconstruction
 from fl_privacy.attacks.inversion.queue import Told, serve
@@ -35,12 +36,13 @@ def slide(
     stride: int = STRIDE,
     micro_batch: int = 32,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Reconstruction]:
     """Invert starts longer than a window, window by window, for many jobs at once.
 
     Parameters
     ----------
-    target, settings, micro_batch, told
+    target, settings, micro_batch, told, checkpoint
         See `fl_privacy.attacks.inversion.standard.invert`.
     jobs : sequence of Job
         Starts of one window at least; twice as long by default in the study's stead, which does not say.
@@ -57,7 +59,7 @@ def slide(
     UserError
         As `invert` does.
     """
-    return serve(target, jobs, settings, stride=stride, micro_batch=micro_batch, told=told)
+    return serve(target, jobs, settings, stride=stride, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
 
 
 def windows_of(length: int, window: int, stride: int) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from fl_privacy.attacks.inversion.checkpoint import Checkpoint
 from fl_privacy.attacks.inversion.gradients import Gradients, Slopes
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reconstruction, Window
 from fl_privacy.attacks.inversion.queue import Told, serve
@@ -213,12 +214,15 @@ class InvertedVoice:
     Attributes
     ----------
     found : Reconstruction
-        With the wave.
+        With the wave: of the attempt of lowest cost.
     voice : VoiceParameters
+    attempts : tuple of Window
+        What came of every attempt, that one's included.
     """
 
     found: Reconstruction
     voice: VoiceParameters
+    attempts: tuple[Window, ...]
 
 
 def invert_source_filter(
@@ -233,6 +237,7 @@ def invert_source_filter(
     prior: float = 0.01,
     micro_batch: int = 16,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[InvertedVoice]:
     """Find the voices that a classifier takes for identities.
 
@@ -253,6 +258,8 @@ def invert_source_filter(
         See `SourceFilter`.
     micro_batch : int
     told : callable, optional
+    checkpoint : Checkpoint, optional
+        See `fl_privacy.attacks.inversion.standard.invert`.
 
     Returns
     -------
@@ -269,12 +276,15 @@ def invert_source_filter(
             rng = np.random.default_rng([seed, identity, attempt])
             start = rng.standard_normal(PARAMETERS).astype(np.float32)
             jobs.append(Job(identity, start, step_size, int(rng.integers(2**31))))
-    done = serve(voices, jobs, settings, micro_batch=micro_batch, told=told)
+    done = serve(voices, jobs, settings, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
     found = []
     for first in range(0, len(done), attempts):
-        best = min(done[first : first + attempts], key=lambda one: one.cost)
+        tried = done[first : first + attempts]
+        best = min(tried, key=lambda one: one.cost)
         with torch.no_grad():
             wave = voices.synthesise(torch.from_numpy(best.wave)[None])[0].numpy()
-        windows: tuple[Window, ...] = best.windows
-        found.append(InvertedVoice(Reconstruction(best.identity, wave, windows), parameters_of(best.wave)))
+        windows = tuple(window for one in tried for window in one.windows)
+        found.append(
+            InvertedVoice(Reconstruction(best.identity, wave, best.windows), parameters_of(best.wave), windows)
+        )
     return found

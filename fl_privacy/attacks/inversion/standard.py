@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fl_privacy.attacks.inversion.checkpoint import Checkpoint
 from fl_privacy.attacks.inversion.gradients import Gradients
 from fl_privacy.attacks.inversion.initialisations import start_of
 from fl_privacy.attacks.inversion.jobs import Inversion, Job, Reconstruction
@@ -19,6 +20,7 @@ def invert(
     settings: Inversion,
     micro_batch: int = 32,
     told: Told | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Reconstruction]:
     """Invert starts of one window: Algorithm 1 of Pizzi et al. 2023 (arXiv 2301.03206), for many jobs at once.
 
@@ -30,13 +32,15 @@ def invert(
     target : SpeakerClassifier or Gradients
         Attacked with its gradients, or with whatever stands for them.
     jobs : sequence of Job
-        Starts as long as a window. A part of the jobs gives that part of the results.
+        Starts as long as a window. A part of the jobs gives that part of the results, up to rounding.
     settings : Inversion
         Its objective is used with a classifier; `Gradients` have their own.
     micro_batch : int
         Jobs that are worked on at a time; 16 to 64 on one core.
     told : callable, optional
         Told how many jobs are done.
+    checkpoint : Checkpoint, optional
+        Where inversions that were cut off go on from, and what they write as they go; the end is the same to the bit.
 
     Returns
     -------
@@ -49,7 +53,7 @@ def invert(
     UserError
         For a class that does not exist, a start of a wrong length or that is not finite, and the like: before any work.
     """
-    return serve(target, jobs, settings, micro_batch=micro_batch, told=told)
+    return serve(target, jobs, settings, micro_batch=micro_batch, told=told, checkpoint=checkpoint)
 
 
 def make_jobs(

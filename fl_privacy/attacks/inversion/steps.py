@@ -20,7 +20,15 @@ from fl_privacy.errors import UserError
 
 
 class StepRule(Protocol):
-    """Makes steps in some slots; may remember what it did in each."""
+    """Makes steps in some slots; may remember what it did in each.
+
+    Attributes
+    ----------
+    memory : tuple of Tensor, each (slots, ...)
+        All that it remembers.
+    """
+
+    memory: tuple[Tensor, ...]
 
     def __call__(self, slots: Tensor, gradient: Tensor, unit: Tensor, size: Tensor) -> Tensor:
         """Return what is to be taken away from the points.
@@ -39,6 +47,8 @@ class StepRule(Protocol):
 
 class Plain:
     """Gradient descent."""
+
+    memory: tuple[Tensor, ...] = ()
 
     def __init__(self, slots: int, length: int, device: torch.device) -> None:
         pass
@@ -69,6 +79,7 @@ class Adam:
         self._first = torch.zeros(slots, length, device=device)
         self._second = torch.zeros(slots, length, device=device)
         self._steps = torch.zeros(slots, 1, device=device)
+        self.memory: tuple[Tensor, ...] = (self._first, self._second, self._steps)
 
     def __call__(self, slots: Tensor, gradient: Tensor, unit: Tensor, size: Tensor) -> Tensor:
         """Return the step with betas .9 and .999 and an epsilon of 1e-12, which is small beside any gradient."""
@@ -82,7 +93,7 @@ class Adam:
 
     def clear(self, slot: int) -> None:
         """Forget the moments of a slot."""
-        for held in (self._first, self._second, self._steps):
+        for held in self.memory:
             held[slot] = 0.0
 
 

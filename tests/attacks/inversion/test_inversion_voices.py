@@ -123,6 +123,8 @@ def test_a_voice_is_found_again_by_its_wave():
         assert one.found.cost < 0.7 * silence and one.found.wave.shape == (480,)
         lacking = np.sum((one.found.wave - inner.targets[one.found.identity].numpy()) ** 2)
         assert lacking == pytest.approx(one.found.cost, rel=1e-2)
+        assert len(one.attempts) == 2 and sum(window.iterations for window in one.attempts) == 2 * 40
+        assert one.found.cost == min(window.cost for window in one.attempts)
     with pytest.raises(UserError, match="attempts"):
         invert_source_filter(inner, [0], attempts=0)
     with pytest.raises(UserError, match=f"{PARAMETERS} numbers"):
