@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit.files import write_atomically
+from fl_privacy.config.differences import differences, in_lines
 from fl_privacy.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -71,9 +72,9 @@ class RunFolder:
             if held == text:
                 return
             if self._begun():
+                told = in_lines(differences(json.loads(held), self._settings))
                 raise UserError(
-                    f"{self.path} holds a run with other settings ({_difference(json.loads(held), self._settings)}); "
-                    "name another folder (--out), or delete it"
+                    f"{self.path} holds a run with other settings:\n{told}\nName another folder (--out), or delete it"
                 )
         strange = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
         if strange and not path.exists():
@@ -139,14 +140,6 @@ class RunFolder:
         path = self.path / _TIMINGS
         times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         write_atomically(path, json.dumps(times | {name: round(seconds, 3)}, indent=1) + "\n")
-
-
-def _difference(one: Any, other: Any, path: str = "") -> str:
-    """Say the first few settings in which two differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        parts = (_difference(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in sorted({*one, *other}))
-        return ", ".join([part for part in parts if part][:3])
-    return "" if one == other else f"{path}: {json.dumps(one)} there, {json.dumps(other)} here"
 
 
 def new_folder(path: Path) -> None:

@@ -76,8 +76,13 @@ def test_other_settings_are_refused_and_equal_ones_in_another_order_are_not(tmp_
         pass
     with hold(tmp_path / "run", {"b": {"c": 2}, "a": 1}) as run:
         run.stage("first", lambda folder: (folder / "out").write_text("1"))
-    with pytest.raises(UserError, match="other settings"), hold(tmp_path / "run", {"a": 1, "b": {"c": 3}}):
+    with pytest.raises(UserError) as refused, hold(tmp_path / "run", {"a": 1, "b": {"c": 3}}):
         pass
+    assert str(refused.value).splitlines() == [
+        f"{tmp_path / 'run'} holds a run with other settings:",
+        "  b.c: there 2, here 3",
+        "Name another folder (--out), or delete it",
+    ]
 
 
 def test_a_run_that_was_refused_at_its_start_keeps_its_folder_from_nobody(tmp_path):
