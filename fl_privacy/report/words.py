@@ -143,7 +143,8 @@ def utility(run: Run) -> str:
         return f"EER {number(part['eer_members'])} (members), {number(part['eer_nonmembers'])} (others)"
     if part.get("loss_members") is not None:
         return f"loss {number(part['loss_members'])} (members), {number(part['loss_nonmembers'])} (others)"
-    told = [(name, part.get(key)) for key, name in (("uar", "UAR"), ("accuracy", "accuracy"))]
+    named = (("uar", "UAR"), ("accuracy", "accuracy"), ("sentence_error", "error on unused sentences"))
+    told = [(name, part.get(key)) for key, name in named]
     return next((f"{name} {number(value)}" for name, value in told if value is not None), "")
 
 
