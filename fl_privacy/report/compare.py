@@ -170,7 +170,7 @@ def headline(runs: Sequence[Compared]) -> Mapping[str, Any]:
             {
                 "path": one.path,
                 "task": told["task"] or "",
-                "found": " ".join(told["measured"][:1]),
+                "found": " ".join(told["measured"] if one.inverted else told["measured"][:1]),
                 "utility": words.utility(one.run),
                 "kind": told["verdict"].kind,
                 "title": told["verdict"].title,

@@ -20,10 +20,12 @@ from typing import Any
 from fl_privacy.audit.files import write_atomically
 from fl_privacy.config.differences import differences, in_lines
 from fl_privacy.errors import UserError
+from fl_privacy.sims._logs import logs_to
 
 logger = logging.getLogger(__name__)
 _SETTINGS = "simulation.json"
 _TIMINGS = "timings.json"
+_LOG = "log.txt"
 
 
 class RunFolder:
@@ -48,7 +50,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[RunFolder]:
-        """Hold the folder while the block runs."""
+        """Hold the folder, and keep its log, while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # It says who is who: only the owner may look.
@@ -62,7 +64,8 @@ class RunFolder:
             except OSError:
                 raise UserError(f"{self.path} is in use by another run") from None
             self._claim()
-            yield self
+            with logs_to(self.path / _LOG):
+                yield self
 
     def _claim(self) -> None:
         path = self.path / _SETTINGS
@@ -88,7 +91,7 @@ class RunFolder:
         """Whether anything is there that other settings would spoil: not so where a run was refused at its start."""
         for entry in self.path.iterdir():
             empty = entry.is_dir() and not any(entry.iterdir())
-            if not empty and entry.name not in (_SETTINGS, ".lock", "log.txt"):
+            if not empty and entry.name not in (_SETTINGS, ".lock", _LOG):
                 return True
         return False
 
@@ -124,9 +127,12 @@ class RunFolder:
                 logger.warning("%s was cut off before: it starts again", name)
                 shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        logger.info("%s: begins", name)
         start = time.perf_counter()
         work(folder)
-        self._note_time(name, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._note_time(name, seconds)
+        logger.info("%s: done in %.1f s", name, seconds)
         marker = self._marker(name)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
