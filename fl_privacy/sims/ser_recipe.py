@@ -38,8 +38,8 @@ from fl_privacy.sims.ser_data import Voices
 from fl_privacy.sims.shadow_training import match_shadow, train_shadow
 from fl_privacy.sims.stages import RunFolder, remove
 from fl_privacy.training.accounting import UNITS, Ledger
-from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings, Participation
 from fl_privacy.training.federation import FederationPlan
+from fl_privacy.training.participation import DEFAULT_LEARNING_RATES, ClientSettings, Participation
 from fl_privacy.training.shards import ClientData
 from fl_privacy.updates import Labels, ThreatModel, Update, UpdateStore, observation, resolve_layers
 
