@@ -9,12 +9,11 @@ from .controls import (
     PValue,
     best_blind,
     chance,
-    majority,
     paired_difference,
     permutation_null,
     permutation_p_value,
-    permute_speaker_labels,
 )
+from .metrics import majority
 from .multiclass import MulticlassAudit
 from .numeric import NumericAudit
 from .runs import standardise_runs
@@ -39,7 +38,6 @@ __all__ = [
     "paired_difference",
     "permutation_null",
     "permutation_p_value",
-    "permute_speaker_labels",
     "slices_of",
     "standardise_runs",
 ]
