@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit import Claim
-from fl_privacy.audit.reading import SIGNED, TITLES, columns
+from fl_privacy.audit.reading import TITLES, columns, span
 from fl_privacy.config.differences import apart
 from fl_privacy.errors import UserError
 from fl_privacy.report import figures, inversion, inversion_lookups, sections, words
 from fl_privacy.report.files import read_result
-from fl_privacy.report.notes import Notes
+from fl_privacy.report.notes import Notes, plain_cell
 from fl_privacy.report.page import Page, Section, page
 from fl_privacy.report.run import PERMUTATIONS, Run, printable
 from fl_privacy.report.svg import Figure
@@ -217,7 +217,7 @@ def _intervals(rows: Sequence[tuple[str, Sequence[figures.Bar]]], group: Sequenc
         rows,
         ("primary attack", "best blind baseline"),
         f"{what} per {first.run.unit}",
-        (-1.0, 1.0) if first.metric in SIGNED else (0.0, 1.0),
+        span(first.metric),
         inversion_lookups.chance_of(lead) if lead else first.run.guessing,
         f"{what} of the primary attack of each run. {told}.",
         name=f"intervals-{first.kind or 'other'}-{first.metric}",
@@ -272,7 +272,7 @@ def _measured(group: Sequence[Compared], notes: Notes) -> tuple[list[str], list[
             cells = [notes.cell(run.claim(name, metric)) for metric in shown]
             permuted = [run.permuted(name, control) for control in PERMUTATIONS]
             if any(cell["text"] for cell in cells):
-                cells += [{"text": words.p_value(c.p_value) if c else "", "span": "", "note": None} for c in permuted]
+                cells += [plain_cell(words.p_value(c.p_value) if c else "") for c in permuted]
                 mine.append({"name": name, "primary": name == run.primary, "cells": cells})
         rows.append(mine)
     return [*(TITLES[m] for m in shown), "p, attacker's labels permuted", "p, private labels permuted"], rows

@@ -31,13 +31,14 @@ def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> Figu
     Parameters
     ----------
     curves : sequence of Curve
-        The attack, then what it is held against.
+        The attack, then what it is held against; of very many points, some are drawn.
     n_negative : int
         Negative speakers: a rate below one of them cannot be told from zero.
     label : str
         For those who do not see it.
     log : bool
     """
+    curves = [Curve(curve.name, *thinned(curve.fpr, curve.tpr), curve.auc) for curve in curves]
     name = "roc-log" if log else "roc"
     floor = 0.5 / n_negative
     with drawing(WIDTH, 4.5, name) as (figure, drawn):
@@ -77,6 +78,28 @@ def roc(curves: Sequence[Curve], n_negative: int, label: str, log: bool) -> Figu
         return Figure(name, svg)
     rows = [(c.name, float(x), float(y)) for c in curves for x, y in zip(c.fpr, c.tpr, strict=True)]
     return Figure(name, svg, ("name", "fpr", "tpr"), tuple(rows))
+
+
+def thinned(fpr: Floats, tpr: Floats, most: int = 2000) -> tuple[Floats, Floats]:
+    """Return a ROC with fewer points where there are more than `most`: the corners, and of too many some.
+
+    Low false positive rates, where a logarithmic axis looks, keep more of theirs.
+
+    Parameters
+    ----------
+    fpr, tpr : ndarray, shape (n,)
+    most : int
+    """
+    if fpr.size <= most:
+        return fpr, tpr
+    across, up = np.diff(fpr), np.diff(tpr)
+    corner = np.flatnonzero(across[:-1] * up[1:] != across[1:] * up[:-1]) + 1
+    kept = np.concatenate([[0], corner, [fpr.size - 1]])
+    if kept.size > most:
+        last = kept.size - 1
+        even, low = np.linspace(0, last, most // 2), np.geomspace(1, last, most // 2)
+        kept = kept[np.unique(np.concatenate([even, low]).round().astype(np.int64))]
+    return fpr[kept], tpr[kept]
 
 
 def _dense(fpr: Floats, tpr: Floats) -> tuple[Floats, Floats]:
