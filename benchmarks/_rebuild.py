@@ -16,8 +16,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from fl_privacy.training import read_client, read_federation
-from fl_privacy.training.client import initial_network, seed_torch
 from fl_privacy.training.federation import FederationPlan
+from fl_privacy.training.local_model import initial_network, seed_torch
 from fl_privacy.updates import ThreatModel, UpdateStore
 from fl_privacy.updates.store import Reply
 

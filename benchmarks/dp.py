@@ -24,9 +24,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks._result import Result, Row
 from fl_privacy.models.ser import SERNet
-from fl_privacy.training.client import LocalModel
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.local import batch_gradient
+from fl_privacy.training.local_model import LocalModel
 from fl_privacy.training.private import DPSGD, PrivateGradients, poisson, sample_rate
 
 _INPUTS, _CLASSES, _EXAMPLES = 988, 4, 200

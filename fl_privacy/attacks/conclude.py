@@ -10,8 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fl_privacy.attacks.slices import Slice
-from fl_privacy.audit import AnyAudit, Claim, Control, Estimate
+from fl_privacy.audit import AnyAudit, Claim, Control, Estimate, Slice
 from fl_privacy.audit.controls import best_blind, chance, paired_difference, permutation_null, permutation_p_value
 from fl_privacy.audit.reading import STATIC
 from fl_privacy.errors import UserError

@@ -18,7 +18,7 @@ from fl_privacy.attacks.conclude import Evaluation, conclude
 from fl_privacy.attacks.observed import Observed
 from fl_privacy.attacks.question import Question
 from fl_privacy.attacks.score import Scores, check_needs, run_attack
-from fl_privacy.attacks.slices import LEAKED, slices_of
+from fl_privacy.audit.slices import LEAKED, slices_of
 from fl_privacy.errors import UserError
 from fl_privacy.updates import Labels, UpdateStore
 

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fl_privacy.attacks.conclude import Evaluation, conclude
-from fl_privacy.attacks.slices import Slice
-from fl_privacy.audit import AnyAudit, Audit, MulticlassAudit, NumericAudit, standardise_runs
+from fl_privacy.audit import AnyAudit, Audit, MulticlassAudit, NumericAudit, Slice, standardise_runs
 from fl_privacy.audit._units import Units
 
 

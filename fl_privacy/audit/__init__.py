@@ -9,16 +9,15 @@ from .controls import (
     PValue,
     best_blind,
     chance,
-    majority,
     paired_difference,
     permutation_null,
     permutation_p_value,
-    permute_speaker_labels,
 )
-from .leaks import in_rounds, leaked_curve
+from .metrics import majority
 from .multiclass import MulticlassAudit
 from .numeric import NumericAudit
 from .runs import standardise_runs
+from .slices import Slice, slices_of
 from .swapped import SwappedAudit
 
 __all__ = [
@@ -31,15 +30,14 @@ __all__ = [
     "NumericAudit",
     "PValue",
     "Privacy",
+    "Slice",
     "SwappedAudit",
     "best_blind",
     "chance",
-    "in_rounds",
-    "leaked_curve",
     "majority",
     "paired_difference",
     "permutation_null",
     "permutation_p_value",
-    "permute_speaker_labels",
+    "slices_of",
     "standardise_runs",
 ]

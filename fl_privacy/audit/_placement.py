@@ -11,7 +11,7 @@ from scipy.special import ndtri
 
 from ..errors import UserError
 from ._pulls import Pulled
-from .metrics import Floats, as_scores, auc, hand_till_placements
+from .metrics import Floats, as_scores, auc, hand_till_placements, share_below
 
 Indices = NDArray[np.int64]
 
@@ -88,15 +88,9 @@ def place(
     """
     positive, negative = as_scores(positive_scores, "positive scores"), as_scores(negative_scores, "negative scores")
     value = auc(positive, negative)
-
-    def below(scores: Floats, others: Floats) -> Floats:
-        ordered = np.sort(others)
-        twice = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-        return np.asarray(twice / (2.0 * others.size))
-
     first = Clusters.of(positive_groups, positive.size, "positive scores")
     second = Clusters.of(negative_groups, negative.size, "negative scores")
-    placements = below(positive, negative), 1.0 - below(negative, positive)
+    placements = share_below(positive, negative), 1.0 - share_below(negative, positive)
     pulls = tuple(_pull(p, value, c) for p, c in zip(placements, (first, second), strict=True))
     return Placed(value, pulls, (first.effective, second.effective))
 

@@ -16,9 +16,6 @@ from .claims import Estimate
 from .intervals import Interval
 from .metrics import Floats, majority
 
-#: False positive rates at which a claim gives the true positive rate.
-FPRS = (0.01, 0.001)
-
 
 class Audit(AnyAudit):
     """How well scores tell two kinds of speakers apart.
@@ -180,7 +177,7 @@ class Audit(AnyAudit):
 
     def estimates(self, unit: str = "speaker") -> dict[str, Estimate]:
         """Every metric over one unit, by the name it has in a claim."""
-        rates = {f"tpr_at_fpr_{fpr:g}": self.tpr_at_fpr(fpr, unit) for fpr in FPRS}
+        rates = {f"tpr_at_fpr_{fpr:g}": self.tpr_at_fpr(fpr, unit) for fpr in metrics.FPRS}
         return {
             "auc": self.auc(unit),
             "uar": self.uar(unit),

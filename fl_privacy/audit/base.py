@@ -200,7 +200,8 @@ class AnyAudit(ABC):
         chosen = np.flatnonzero(given) if given.dtype == bool else given.astype(np.int64)
         if chosen.size == 0:
             raise UserError(f"{self.name}: no rows are left.")
-        return self.taken(self.evidence[chosen], chosen)
+        clients = None if self.clients is None else self.clients[chosen]
+        return self.rebuilt(Units(self.evidence[chosen], self.truth[chosen], self.groups[chosen]), clients)
 
     def over_speakers(self, scores: ArrayLike) -> Floats:
         """Another attack's scores of these rows, combined over speakers in the order of `speaker_scores`.
@@ -240,17 +241,6 @@ class AnyAudit(ABC):
         from .files import save
 
         save(self, folder, **context)
-
-    def taken(self, evidence: Floats, rows: NDArray[np.int64]) -> Self:
-        """An audit of new evidence, each piece with the truth, the speaker and the client of one of the rows here.
-
-        Parameters
-        ----------
-        evidence : ndarray of float, shape (m, e)
-        rows : ndarray of int, shape (m,)
-        """
-        clients = None if self.clients is None else self.clients[rows]
-        return self.rebuilt(Units(evidence, self.truth[rows], self.groups[rows]), clients)
 
     def keys(self, unit: str) -> Names | None:
         """The name of each row's unit, shape (n,); None where every row is one.

@@ -169,7 +169,7 @@ class Control(Claim):
     Attributes
     ----------
     control : str
-        "majority", "permutation", or the name of a blind baseline.
+        "majority", "permuted-auxiliary-labels", "permuted-private-labels", or the name of a blind baseline.
     of : str
         The attack it is a control of.
     n_permutations : int or None

@@ -14,18 +14,16 @@ from ..errors import UserError
 from ._units import gather, names_of
 from .base import AnyAudit
 from .claims import Estimate
-from .metrics import Floats, as_scores, majority
+from .metrics import Floats, as_scores
 
 __all__ = [
     "CHANCE",
     "PValue",
     "best_blind",
     "chance",
-    "majority",
     "paired_difference",
     "permutation_null",
     "permutation_p_value",
-    "permute_speaker_labels",
     "speaker_permutations",
 ]
 
@@ -69,38 +67,14 @@ def permutation_p_value(observed: float, null: ArrayLike) -> PValue:
     return PValue((1 + int(np.sum(values >= observed))) / (1 + n), 1 / (1 + n), n)
 
 
-def permute_speaker_labels(speakers: ArrayLike, labels: ArrayLike, rng: np.random.Generator) -> NDArray[Any]:
-    """Permute the map from speakers to labels, once, at the source.
-
-    All rows of a speaker move together, and the number of speakers with each label stays. The true map is not returned
-    unless it is the only one (all speakers have the same label).
-
-    Parameters
-    ----------
-    speakers, labels : array_like, shape (n,)
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    ndarray, shape (n,)
-        The permuted label of each row.
-
-    Raises
-    ------
-    UserError
-        When lengths differ, or a speaker has two labels.
-    """
-    truth, codes = _speaker_map(speakers, labels)
-    return _another(truth, rng)[codes]
-
-
 def permutation_null(
     statistic: Callable[[NDArray[Any]], float], speakers: ArrayLike, labels: ArrayLike, n: int, seed: int
 ) -> Floats:
-    """A statistic under permuted speaker labels.
+    """A statistic under permuted labels of speakers: the map from speakers to labels is permuted, at the source.
 
-    Maps are drawn without repeats and without the true one, which keeps `permutation_p_value` valid also where there
-    are few of them: with fewer than `n` other maps, each is used once and the result is shorter than `n`.
+    All rows of a speaker move together, and the number of speakers with each label stays. Maps are drawn without
+    repeats and without the true one, which keeps `permutation_p_value` valid also where there are few of them: with
+    fewer than `n` other maps, each is used once and the result is shorter than `n`.
 
     Parameters
     ----------
@@ -118,7 +92,7 @@ def permutation_null(
     Raises
     ------
     UserError
-        When there is no other map, `n` is not positive, or as in `permute_speaker_labels`.
+        When lengths differ, a speaker has two labels, there is no other map, or `n` is not positive.
     """
     return np.array([float(statistic(row)) for row in speaker_permutations(speakers, labels, n, seed)])
 
@@ -128,15 +102,20 @@ def speaker_permutations(speakers: ArrayLike, labels: ArrayLike, n: int, seed: i
 
     Parameters and errors are as for `permutation_null`; yields the permuted label of each row, at most `n` times.
     """
-    truth, codes = _speaker_map(speakers, labels)
+    names = np.asarray(labels)
+    if names.ndim != 1 or names.size == 0:
+        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
+    _, codes, truth = gather(
+        names_of(speakers, names.size, "speakers"), names_of(names, names.size, "labels"), "speaker", "labels"
+    )
     counts = np.unique(truth, return_counts=True)[1].tolist()
     others = math.factorial(truth.size) // math.prod(math.factorial(count) for count in counts) - 1
     if n < 1 or others < 1:
         raise UserError(f"Nothing to permute: {n} permutations of {truth.size} speakers with {len(counts)} label(s).")
     rng = np.random.default_rng(seed)
-    seen: set[bytes] = set()
-    while len(seen) < min(n, others):
-        permuted = _another(truth, rng)
+    seen = {truth.tobytes()}
+    while len(seen) <= min(n, others):
+        permuted: NDArray[Any] = rng.permutation(truth)
         if permuted.tobytes() not in seen:
             seen.add(permuted.tobytes())
             yield permuted[codes]
@@ -183,23 +162,3 @@ def paired_difference(attack: A, blind: A) -> Estimate:
         whole = attack.headline_estimate()
         return replace(whole, value=value, low=None, high=None)
     return Estimate(value, *ends, attack.confidence, counts["n_positive"], counts["n_negative"], len(speakers))
-
-
-def _speaker_map(speakers: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[np.int64]]:
-    """The label of each distinct speaker, and each row's index among them."""
-    names = np.asarray(labels)
-    if names.ndim != 1 or names.size == 0:
-        raise UserError(f"labels must be a non-empty list; got an array of shape {names.shape}.")
-    _, codes, truth = gather(
-        names_of(speakers, names.size, "speakers"), names_of(names, names.size, "labels"), "speaker", "labels"
-    )
-    return truth, codes
-
-
-def _another(truth: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
-    if np.all(truth == truth[0]):
-        return truth.copy()
-    while True:
-        permuted: NDArray[Any] = rng.permutation(truth)
-        if not np.array_equal(permuted, truth):
-            return permuted

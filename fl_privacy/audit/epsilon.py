@@ -18,8 +18,8 @@ from scipy.special import betainc, betaincinv, gammaln
 
 from ..errors import UserError
 from .claims import Privacy, jsonable
+from .metrics import Floats
 
-Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 Method = Literal["clopper-pearson", "one-run"]

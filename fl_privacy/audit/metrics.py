@@ -12,6 +12,8 @@ from ..errors import UserError
 
 Floats = NDArray[np.float64]
 
+FPRS = (0.01, 0.001)
+"""False positive rates at which a claim gives the true positive rate."""
 
 # Rows that are all compared with all at once, which is the quickest where it fits.
 _FEW = 400
@@ -97,6 +99,24 @@ def auc(positive_scores: ArrayLike, negative_scores: ArrayLike) -> float:
     return twice / (2 * positive.size * negative.size)
 
 
+def share_below(scores: Floats, others: Floats) -> Floats:
+    """Share of the others that lie below each score, one at the same place counting one half; unchecked.
+
+    Of a positive's score among the negatives' it is the positive's placement value: their mean is `auc`.
+
+    Parameters
+    ----------
+    scores, others : ndarray, shapes (m,) and (n,)
+
+    Returns
+    -------
+    ndarray, shape (m,)
+    """
+    ordered = np.sort(others)
+    twice = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
+    return np.asarray(twice / (2.0 * others.size))
+
+
 def hand_till(scores: ArrayLike, codes: ArrayLike) -> float:
     """AUC of k classes: how well a speaker of one class is told from one of another, over all pairs of classes.
 
@@ -149,9 +169,7 @@ def hand_till_placements(scores: Floats, codes: NDArray[np.int64]) -> Floats:
         for j, theirs in enumerate(rows):
             if i != j:
                 margin, others = (scores[w, classes[i]] - scores[w, classes[j]] for w in (mine, theirs))
-                others.sort()
-                twice = np.searchsorted(others, margin, "left") + np.searchsorted(others, margin, "right")
-                total[mine] += twice / (2.0 * theirs.size)
+                total[mine] += share_below(margin, others)
     return total / (classes.size - 1)
 
 

@@ -127,7 +127,7 @@ class NumericAudit(AnyAudit):
         )
 
     def headline_difference(self, other: Self) -> Interval | None:
-        """`numeric_intervals.correlation_difference_interval` over speakers; None where there are fewer than 4."""
+        """`numeric_intervals.correlation_difference_interval` over speakers; None where there are fewer than 5."""
         if self.n_speakers < intervals.FEWEST:
             return None
         mine, theirs = self.combined("speaker").evidence[:, 0], other.combined("speaker").evidence[:, 0]

@@ -50,7 +50,7 @@ def correlation_interval(
     Raises
     ------
     UserError
-        With fewer than 4 speakers.
+        With fewer than 5 speakers, or where all values are the same.
     """
     found, half = _fisher(predictions, values, groups, by_rank, confidence)
     r = (spearman if by_rank else pearson)(predictions, values)

@@ -70,6 +70,16 @@ def quoted_metric(claims: Iterable[Claim]) -> str:
     return held[0] if held else "correlation" if "correlation" in told else "auc"
 
 
+def span(metric: str) -> tuple[float, float]:
+    """Return the least and the greatest value that a figure of a metric has room for."""
+    return (-1.0, 1.0) if metric in SIGNED else (0.0, 1.0)
+
+
+def confidence_of(claims: Iterable[Claim]) -> float | None:
+    """Return the confidence of the claims' intervals; None where none has one."""
+    return next((claim.confidence for claim in claims if claim.confidence), None)
+
+
 def of_two(claims: Iterable[Claim]) -> bool:
     """Whether claims are of two classes: of more, and of numbers, there are no positives to count."""
     return not any(c.metric in ("uar", "correlation") and c.n_positive is None for c in claims if c.unit == "speaker")

@@ -19,9 +19,8 @@ from .claims import Claim, Estimate
 from .controls import PValue, permutation_p_value
 from .metrics import Floats
 
-FPRS = (0.01, 0.001)
-
 _LEAST = 0.25
+"""The smallest share of the Hanley-McNeil variance that several targets may bring an interval down to."""
 
 
 class SwappedAudit:
@@ -251,7 +250,7 @@ class SwappedAudit:
 
     def estimates(self) -> Mapping[str, Estimate]:
         """Every metric, by the name it has in a claim."""
-        rates = {f"tpr_at_fpr_{fpr:g}": self.tpr_at_fpr(fpr) for fpr in FPRS}
+        rates = {f"tpr_at_fpr_{fpr:g}": self.tpr_at_fpr(fpr) for fpr in metrics.FPRS}
         return {"auc": self.auc(), "accuracy": self.accuracy(), **rates}
 
     def claims(self, **context: Any) -> list[Claim]:
@@ -267,8 +266,8 @@ class SwappedAudit:
         for target in targets:
             mine = np.flatnonzero(self.targets == target)
             yes, no = mine[self.members[mine]], mine[~self.members[mine]]
-            beats = _share_below(self.scores[yes], self.scores[no])
-            beaten = 1.0 - _share_below(self.scores[no], self.scores[yes])
+            beats = metrics.share_below(self.scores[yes], self.scores[no])
+            beaten = 1.0 - metrics.share_below(self.scores[no], self.scores[yes])
             value = float(beats.mean())
             values.append(value)
             whole = np.zeros(names.size)
@@ -300,7 +299,7 @@ class SwappedAudit:
         lost = np.bincount(codes[yes], beats, count) * no.size + np.bincount(codes[no], beaten, count) * yes.size
         for code in np.flatnonzero((mine[0] > 0) & (mine[1] > 0)):
             one, other = self.scores[yes[codes[yes] == code]], self.scores[no[codes[no] == code]]
-            lost[code] -= _share_below(one, other).sum() * other.size
+            lost[code] -= metrics.share_below(one, other).sum() * other.size
         left = (yes.size - mine[0]) * (no.size - mine[1])
         whole = value * yes.size * no.size
         pulls = (value - (whole - lost) / np.maximum(left, 1.0)) * (count - 1) / count
@@ -318,13 +317,6 @@ class SwappedAudit:
             yes, no = (int(np.unique(self.utterances[kind]).size) for kind in (self.members, ~self.members))
             counted = yes, no
         return Estimate(value, *ends, self.confidence, *counted, self.n_speakers)
-
-
-def _share_below(scores: Floats, others: Floats) -> Floats:
-    """Share of others that lie below each score; those at the same place count one half."""
-    ordered = np.sort(others)
-    twice = np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-    return np.asarray(twice / (2.0 * others.size))
 
 
 def _auc_of(ranks: Floats, members: NDArray[np.bool_]) -> float:

@@ -23,8 +23,10 @@ from fl_privacy.clients.stamp import stamp
 from fl_privacy.defenses import make_defenses
 from fl_privacy.training import read_client, read_federation
 from fl_privacy.training.accounting import KEY
-from fl_privacy.training.client import BrokenUpdate, ClientSettings, LocalModel, local_update, make_network
+from fl_privacy.training.client import BrokenUpdate, local_update
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, make_network
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.updates.protocol import LEDGER_QUERY, PARTICIPATIONS, PARTITION, RECORD
 
 app = ClientApp(mods=[reproducible_mod])

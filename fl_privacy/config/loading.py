@@ -126,7 +126,7 @@ def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
     """Return a copy of nested tables and lists with one value set; the original stays as it is."""
     head, rest = path[0], path[1:]
     if isinstance(tree, list):
-        names = [str(_name_of(entry)) for entry in tree]
+        names = [str(entry_name(entry)) for entry in tree]
         if head.isdigit() and int(head) < len(tree):
             place = int(head)
         elif head in names:
@@ -142,7 +142,8 @@ def _assign(tree: Any, path: list[str], value: Any, whole: str) -> Any:
     return tree | {head: _assign(tree.get(head, {}), rest, value, whole)}
 
 
-def _name_of(entry: Any) -> Any:
+def entry_name(entry: Any) -> Any:
+    """Return what an entry of a list is addressed by: a table's label, name or corpus; anything else is its own."""
     if not isinstance(entry, dict):
         return entry
     return entry.get("label") or entry.get("name") or entry.get("corpus", "")

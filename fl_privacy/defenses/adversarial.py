@@ -15,7 +15,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.updates import resolve_layers
 
 if TYPE_CHECKING:
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 _NAME = "adversarial"
 _HEAD, _TAP = "adversary", "_adversarial_tap"

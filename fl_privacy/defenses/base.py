@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fl_privacy.training.accounting import Ledger
-    from fl_privacy.training.client import ClientSettings, Participation
+    from fl_privacy.training.participation import ClientSettings, Participation
     from fl_privacy.training.private import DPSGD
 
 BUILT_IN: dict[str, str] = {

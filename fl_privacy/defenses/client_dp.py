@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flwr.serverapp import RdpAccountant
     from flwr.serverapp.strategy import Strategy
 
-    from fl_privacy.training.client import ClientSettings, Participation
+    from fl_privacy.training.participation import ClientSettings, Participation
 
 _NAME = "client-dp"
 _SILENT = ": clips only, no noise"

@@ -14,7 +14,7 @@ from fl_privacy.training.accounting import noise_multiplier_for
 from fl_privacy.training.private import DPSGD, check, sample_rate, steps_of
 
 if TYPE_CHECKING:
-    from fl_privacy.training.client import ClientSettings, Participation
+    from fl_privacy.training.participation import ClientSettings, Participation
 
 
 class ExampleDP(Defense):

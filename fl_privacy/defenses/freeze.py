@@ -16,7 +16,7 @@ from fl_privacy.updates import resolve_layers
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 _NAME = "freeze"
 

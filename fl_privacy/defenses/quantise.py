@@ -11,7 +11,7 @@ from fl_privacy.defenses._settings import whole
 from fl_privacy.defenses.base import Defense
 
 if TYPE_CHECKING:
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 
 class Quantise(Defense):

@@ -16,7 +16,7 @@ from fl_privacy.updates import find_layers
 if TYPE_CHECKING:
     from torch import nn
 
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 _NAME = "share-upper"
 _KEY = "share-upper."

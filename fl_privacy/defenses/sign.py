@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fl_privacy.defenses.base import Defense
 
 if TYPE_CHECKING:
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 
 class Sign(Defense):

@@ -13,7 +13,7 @@ from fl_privacy.defenses.base import Defense
 from fl_privacy.errors import UserError
 
 if TYPE_CHECKING:
-    from fl_privacy.training.client import Participation
+    from fl_privacy.training.participation import Participation
 
 
 class TopK(Defense):

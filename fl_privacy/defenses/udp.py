@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fl_privacy.training.accounting import Ledger
-    from fl_privacy.training.client import ClientSettings, Participation
+    from fl_privacy.training.participation import ClientSettings, Participation
 
 _NAME = "udp-published"
 _DELTA = 1e-5

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fl_privacy.audit import Claim, Control
-from fl_privacy.audit.reading import AS_PUBLISHED, LAYER, TITLES, columns
+from fl_privacy.audit import Claim
+from fl_privacy.audit.reading import AS_PUBLISHED, LAYER, TITLES, columns, confidence_of
 from fl_privacy.report import words
-from fl_privacy.report.notes import Notes
+from fl_privacy.report.notes import Notes, plain_cell
 from fl_privacy.report.run import PERMUTATIONS, Run
 
 _LOWEST, _HIGHEST = "lowest_target", "highest_target"
@@ -30,19 +30,19 @@ def utterances(run: Run) -> Mapping[str, Any] | None:
                 "unit": "utterance",
                 "cells": [
                     *(notes.cell(mine.get(metric)) for metric in metrics),
-                    {"text": permuted, "span": "", "note": None},
+                    plain_cell(permuted),
                 ],
             }
         )
     controls = [c for c in run.main_controls if c.unit == "utterance" and c.control not in PERMUTATIONS]
     for control in controls:
         told = [notes.cell(control if metric == control.metric else None) for metric in metrics]
-        rows.append({"name": f"control: {control.control}", "unit": "utterance", "cells": [*told, _empty()]})
+        rows.append({"name": f"control: {control.control}", "unit": "utterance", "cells": [*told, plain_cell()]})
     return {
         "heads": [*(TITLES[metric] for metric in metrics), "p, private labels permuted"],
         "rows": rows,
         "notes": notes,
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
         "counted": _counted(claims[0]),
     }
 
@@ -64,7 +64,7 @@ def layers(run: Run) -> Mapping[str, Any] | None:
         ],
         "notes": notes,
         "metric": TITLES[run.metric],
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
     }
 
 
@@ -77,7 +77,10 @@ def one_target(run: Run) -> Mapping[str, Any] | None:
         {
             "name": control.control,
             "unit": control.unit,
-            "cells": [_plain(control.value), _plain(control.conditions[_LOWEST]), _plain(control.conditions[_HIGHEST])],
+            "cells": [
+                plain_cell(words.number(value))
+                for value in (control.value, control.conditions[_LOWEST], control.conditions[_HIGHEST])
+            ],
         }
         for control in controls
     ]
@@ -130,15 +133,3 @@ def _permuted(run: Run, attack: str) -> str:
 def _counted(claim: Claim) -> str:
     members, others = words.count(claim.n_positive, "utterance"), words.count(claim.n_negative, "utterance")
     return f"{members} that trained a target, {others} that did not, of {words.count(claim.n_speakers, 'speaker')}"
-
-
-def _plain(value: float | None) -> dict[str, Any]:
-    return {"text": words.number(value), "span": "", "note": None}
-
-
-def _empty() -> dict[str, Any]:
-    return {"text": "", "span": "", "note": None}
-
-
-def _confidence(claims: Sequence[Claim | Control]) -> float | None:
-    return next((c.confidence for c in claims if c.confidence), None)

@@ -106,7 +106,7 @@ def _audited(promise: Privacy) -> str | None:
         return None
     facts: Sequence[str] = [
         f"{words.percent(promise.confidence)} confidence" if promise.confidence else "",
-        words.count(promise.canaries, "canary").replace("canarys", "canaries") if promise.canaries else "",
+        words.count(promise.canaries, "canary", "canaries") if promise.canaries else "",
         str(promise.conditions.get("audited") or ""),
         f"{words.count(seen, 'round')} seen" if (seen := promise.conditions.get("audited_participations")) else "",
     ]

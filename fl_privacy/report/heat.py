@@ -8,7 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fl_privacy.audit.reading import SIGNED, TITLES
+from fl_privacy.audit.reading import TITLES, span
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.swept import Swept, in_words, plain, short_names
 
@@ -149,13 +149,13 @@ def _shown(placed: tuple[Swept, str] | None, metric: str, notes: Notes) -> dict[
     if claim is None or claim.value is None:
         reason = claim.reason if claim else f"the result holds no {TITLES[metric]} of this attack"
         return {"text": "unresolved", "span": "", "note": notes.of(reason), "style": None}
-    ground = colour(claim.value, cell.run.guessing or 0.0, -1.0 if metric in SIGNED else 0.0)
+    ground = colour(claim.value, cell.run.guessing or 0.0, span(metric)[0])
     return {**notes.cell(claim), "style": f"background:{ground};color:{ink_on(ground)}"}
 
 
 def scale(metric: str, guessing: float | None) -> Mapping[str, Any]:
     """Return what a legend shows of a metric: its ends, what guessing gets, and the colours between."""
-    least, middle = -1.0 if metric in SIGNED else 0.0, guessing or 0.0
+    least, middle = span(metric)[0], guessing or 0.0
     where = (middle - least) / (1.0 - least)
     return {
         "metric": TITLES[metric],

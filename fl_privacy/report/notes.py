@@ -10,6 +10,11 @@ from fl_privacy.audit.reading import SIGNED
 from fl_privacy.report import words
 
 
+def plain_cell(text: str = "") -> dict[str, Any]:
+    """Return what a cell shows that is of no claim: text, or nothing."""
+    return {"text": text, "span": "", "note": None}
+
+
 class Notes:
     """The notes of one table.
 
@@ -37,7 +42,7 @@ class Notes:
     def cell(self, claim: Claim | None) -> dict[str, Any]:
         """Return what a cell shows of a claim: its value, its interval, and the number of its note."""
         if claim is None:
-            return {"text": "", "span": "", "note": None}
+            return plain_cell()
         signed = claim.metric in SIGNED
         return {
             "text": words.number(claim.value, signed),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fl_privacy.audit import Claim
-from fl_privacy.audit.reading import AS_PUBLISHED, SIGNED, TITLES
+from fl_privacy.audit.reading import AS_PUBLISHED, TITLES, confidence_of, span
 from fl_privacy.report import figures, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import RATIO, Run
@@ -26,7 +26,7 @@ def leaked(run: Run) -> Mapping[str, Any] | None:
         return None
     steps = sorted({_number(c.conditions[_LEAKED]) for c in claims})
     names = ["all" if step == float("inf") else f"{step:g}" for step in steps]
-    name, span, notes = TITLES[run.metric], _span(run.metric), Notes("leaked")
+    name, notes = TITLES[run.metric], Notes("leaked")
     drawn, rows, pictures = [], [], list[Figure]()
     for unit, label, mine in _series(claims, _LEAKED):
         at = {_number(c.conditions[_LEAKED]): c for c in mine}
@@ -42,7 +42,13 @@ def leaked(run: Run) -> Mapping[str, Any] | None:
             )
             pictures.append(
                 figures.steps(
-                    f"leaked-{len(pictures)}", names, some, f"{name} per {unit}", span, run.guessing, f"{told}."
+                    f"leaked-{len(pictures)}",
+                    names,
+                    some,
+                    f"{name} per {unit}",
+                    span(run.metric),
+                    run.guessing,
+                    f"{told}.",
                 )
             )
     return {
@@ -51,7 +57,7 @@ def leaked(run: Run) -> Mapping[str, Any] | None:
         "rows": rows,
         "notes": notes,
         "metric": name,
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
     }
 
 
@@ -64,17 +70,17 @@ def rounds(run: Run) -> Mapping[str, Any] | None:
     ]
     if not claims:
         return None
-    spans = sorted({str(c.conditions[_ROUNDS]) for c in claims}, key=_first_round)
+    windows = sorted({str(c.conditions[_ROUNDS]) for c in claims}, key=_first_round)
     notes, rows = Notes("rounds"), []
     for unit, label, mine in _series(claims, _ROUNDS):
         at = {str(c.conditions[_ROUNDS]): c for c in mine}
-        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(span)) for span in spans]})
+        rows.append({"name": label, "unit": unit, "cells": [notes.cell(at.get(window)) for window in windows]})
     return {
-        "heads": spans,
+        "heads": windows,
         "rows": rows,
         "notes": notes,
         "metric": TITLES[run.metric],
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
     }
 
 
@@ -102,7 +108,7 @@ def layers(run: Run) -> Mapping[str, Any] | None:
         list(rows.items()),
         kinds,
         f"{metric} per speaker",
-        _span(run.metric),
+        span(run.metric),
         run.guessing,
         f"{metric} by layer. {told}.",
         name="layers",
@@ -126,7 +132,7 @@ def ratios(run: Run) -> Mapping[str, Any] | None:
         "rows": rows,
         "notes": notes,
         "metric": TITLES[run.metric],
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
     }
 
 
@@ -155,7 +161,7 @@ def queries(run: Run) -> Mapping[str, Any] | None:
         "notes": notes,
         "metric": TITLES[run.metric],
         "attack": claims[0].attack,
-        "confidence": _confidence(claims),
+        "confidence": confidence_of(claims),
     }
 
 
@@ -207,18 +213,10 @@ def _number(step: Any) -> float:
     return float("inf") if step == "all" else float(step)
 
 
-def _first_round(span: str) -> tuple[float, str]:
-    first = span.split("-")[0]
-    return (float(first) if first.isdigit() else float("inf"), span)
+def _first_round(window: str) -> tuple[float, str]:
+    first = window.split("-")[0]
+    return (float(first) if first.isdigit() else float("inf"), window)
 
 
 def _point(claim: Claim | None) -> tuple[float, float | None, float | None] | None:
     return None if claim is None or claim.value is None else (claim.value, claim.low, claim.high)
-
-
-def _span(metric: str) -> tuple[float, float]:
-    return (-1.0, 1.0) if metric in SIGNED else (0.0, 1.0)
-
-
-def _confidence(claims: Sequence[Claim]) -> float | None:
-    return next((c.confidence for c in claims if c.confidence), None)

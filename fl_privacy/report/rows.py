@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,25 +129,3 @@ def by_speaker(rows: Sequence[SpeakerScore]) -> list[SpeakerScore]:
         )
         for (speaker, label), mine in sorted(found.items())
     ]
-
-
-def thinned(fpr: Floats, tpr: Floats, most: int = 2000) -> tuple[Any, Any]:
-    """Return a ROC with fewer points where there are more than `most`: the corners, and of too many some.
-
-    Low false positive rates, where a logarithmic axis looks, keep more of theirs.
-
-    Parameters
-    ----------
-    fpr, tpr : ndarray, shape (n,)
-    most : int
-    """
-    if fpr.size <= most:
-        return fpr, tpr
-    across, up = np.diff(fpr), np.diff(tpr)
-    corner = np.flatnonzero(across[:-1] * up[1:] != across[1:] * up[:-1]) + 1
-    kept = np.concatenate([[0], corner, [fpr.size - 1]])
-    if kept.size > most:
-        last = kept.size - 1
-        even, low = np.linspace(0, last, most // 2), np.geomspace(1, last, most // 2)
-        kept = kept[np.unique(np.concatenate([even, low]).round().astype(np.int64))]
-    return fpr[kept], tpr[kept]

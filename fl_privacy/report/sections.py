@@ -13,7 +13,7 @@ from fl_privacy.audit.reading import SIGNED, TITLES, columns
 from fl_privacy.report import cost, encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
-from fl_privacy.report.rows import SpeakerScore, by_speaker, thinned
+from fl_privacy.report.rows import SpeakerScore, by_speaker
 from fl_privacy.report.run import PERMUTATIONS, Run
 
 _TESTS = {
@@ -108,7 +108,7 @@ def roc(run: Run) -> Mapping[str, Any] | None:
             continue
         told = run.claim(name, "auc") or run.baseline(name, "auc")
         area = float(np.trapezoid(points[1], points[0]))
-        curves.append(figures.Curve(name, *thinned(*points), told.value if told and not run.targets else None))
+        curves.append(figures.Curve(name, *points, told.value if told and not run.targets else None))
         areas.append((name, told.value if told else None, area))
     negatives = len(split[0])
     kind = "area under it" if run.targets else "AUC"

@@ -93,9 +93,10 @@ def p_value(value: float | None) -> str:
     return "" if value is None else f"{value:.2g}"
 
 
-def count(n: int | None, noun: str) -> str:
-    """As in "1 speaker", "19 speakers"."""
-    return f"an unknown number of {noun}s" if n is None else f"{n:,} {noun}{'' if n == 1 else 's'}"
+def count(n: int | None, noun: str, plural: str = "") -> str:
+    """As in "1 speaker", "19 speakers"; a plural is given where it takes more than an s."""
+    many = plural or f"{noun}s"
+    return f"an unknown number of {many}" if n is None else f"{n:,} {noun if n == 1 else many}"
 
 
 def of_hundred(fraction: float) -> str:
@@ -124,7 +125,7 @@ def task(run: Run) -> str:
     if attribute == "membership":
         what = f"which of {people} trained the model" + (", utterance by utterance" if run.unit == "utterance" else "")
     text = f"{attacker} tries to tell {what}, with the attack {run.primary}.{defense}"
-    return text[0].upper() + text[1:]
+    return _capital(text)
 
 
 def _unaware(run: Run) -> str:
@@ -143,7 +144,8 @@ def utility(run: Run) -> str:
         return f"EER {number(part['eer_members'])} (members), {number(part['eer_nonmembers'])} (others)"
     if part.get("loss_members") is not None:
         return f"loss {number(part['loss_members'])} (members), {number(part['loss_nonmembers'])} (others)"
-    told = [(name, part.get(key)) for key, name in (("uar", "UAR"), ("accuracy", "accuracy"))]
+    named = (("uar", "UAR"), ("accuracy", "accuracy"), ("sentence_error", "error on unused sentences"))
+    told = [(name, part.get(key)) for key, name in named]
     return next((f"{name} {number(value)}" for name, value in told if value is not None), "")
 
 

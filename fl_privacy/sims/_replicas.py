@@ -16,17 +16,12 @@ from torch.nn import functional
 from fl_privacy.defenses import Defense
 from fl_privacy.errors import UserError
 from fl_privacy.training._steps import apply_hook
-from fl_privacy.training.client import (
-    BrokenUpdate,
-    ClientSettings,
-    LocalModel,
-    Memory,
-    Participation,
-    local_update,
-)
+from fl_privacy.training.client import BrokenUpdate, local_update
 from fl_privacy.training.flat import Flat
 from fl_privacy.training.local import ADAM, GradientHook, Objective
+from fl_privacy.training.local_model import LocalModel
 from fl_privacy.training.matched import Request
+from fl_privacy.training.participation import ClientSettings, Memory, Participation
 from fl_privacy.training.private import DPSGD
 from fl_privacy.updates.protocol import PARTICIPATIONS
 

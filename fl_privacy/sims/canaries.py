@@ -27,8 +27,9 @@ from fl_privacy.errors import UserError
 from fl_privacy.sims._replicas import Canary, ClientReplicas, ExampleReplicas
 from fl_privacy.training import read_client, read_federation
 from fl_privacy.training._parallel import Told, run_jobs
-from fl_privacy.training.client import ClientSettings, Memory, make_network
+from fl_privacy.training.local_model import make_network
 from fl_privacy.training.matched import Request
+from fl_privacy.training.participation import ClientSettings, Memory
 from fl_privacy.updates import UpdateStore
 
 Unit = Literal["client", "example"]

@@ -21,7 +21,7 @@ from fl_privacy.errors import UserError
 from fl_privacy.sims import ser_server
 from fl_privacy.sims.local import run_simulation
 from fl_privacy.sims.superlink import SuperLink, write_app
-from fl_privacy.training.client import learning_rate
+from fl_privacy.training.participation import learning_rate
 from fl_privacy.updates.protocol import IDENTITY_QUERY, PARTITION, RECORD
 
 SERVER_APP = "fl_privacy.sims.ser_server:app"

@@ -24,7 +24,6 @@ from fl_privacy.config import FederatedSerFile, refuse_sweep
 from fl_privacy.defenses import Defense, make_defenses, unaware
 from fl_privacy.errors import UserError
 from fl_privacy.sims import as_published
-from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.beside import FOLDER, files_beside, quote
 from fl_privacy.sims.canaries import audit_epsilon, from_server, with_canaries
 from fl_privacy.sims.contests import STATIC_SHADOWS, Contest, Shadow, contests
@@ -132,22 +131,21 @@ class FederatedSerRecipe:
                 f"simulation.engine = {settings.simulation.engine!r} is for `flwr run` (see docs/engines.md); "
                 f"here there are: {', '.join(ENGINES)}"
             )
-        with logs_to(folder.path / "log.txt"):
-            if not folder.done("victim"):
-                self._victims.check(self._voices.partition("victim", settings.simulation.seed).clients)
-                self._voices.check_strangers()
-                self._check_attribute()
+        if not folder.done("victim"):
+            self._victims.check(self._voices.partition("victim", settings.simulation.seed).clients)
+            self._voices.check_strangers()
+            self._check_attribute()
+        folder.stage(
+            "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
+        )
+        for shadow in self._shadows:
             folder.stage(
-                "victim", lambda path: self._federation(path, "victim", settings.simulation.seed), go_on=CHECKPOINT
+                shadow.name,
+                lambda path, shadow=shadow: self._shadow(path, shadow, folder.path / "victim"),  # type: ignore[misc]
             )
-            for shadow in self._shadows:
-                folder.stage(
-                    shadow.name,
-                    lambda path, shadow=shadow: self._shadow(path, shadow, folder.path / "victim"),  # type: ignore[misc]
-                )
-            if self._audited(folder.path):
-                folder.stage("canaries", lambda path: self._canaries(path, folder.path))
-            finish(folder, lambda: self._attack_and_audit(folder))
+        if self._audited(folder.path):
+            folder.stage("canaries", lambda path: self._canaries(path, folder.path))
+        finish(folder, lambda: self._attack_and_audit(folder))
         if not settings.capture.keep:
             for name in ["victim", *(shadow.name for shadow in self._shadows)]:
                 remove(folder.path / name / "updates")

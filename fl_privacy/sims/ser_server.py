@@ -27,7 +27,8 @@ from fl_privacy.sims.run_config import store_of
 from fl_privacy.strategies import CaptureUpdates, FedSGD, Reproducible
 from fl_privacy.strategies._identity import Identities, stamp_of
 from fl_privacy.training import held_out_scores, predict, read_federation, read_server, write_utility
-from fl_privacy.training.client import initial_network, learning_rate
+from fl_privacy.training.local_model import initial_network
+from fl_privacy.training.participation import learning_rate
 from fl_privacy.updates.protocol import LEDGER_QUERY, PARTICIPATIONS, PARTITION
 
 _QUERY_TIMEOUT_SECONDS = 600.0

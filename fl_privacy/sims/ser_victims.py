@@ -18,8 +18,8 @@ from fl_privacy.defenses import Accounted, Defense, check_defenses, make_defense
 from fl_privacy.errors import UserError
 from fl_privacy.sims.ser_data import Voices
 from fl_privacy.training.accounting import UNITS, Ledger
-from fl_privacy.training.client import DEFAULT_LEARNING_RATES, ClientSettings, Participation
 from fl_privacy.training.federation import FederationPlan
+from fl_privacy.training.participation import DEFAULT_LEARNING_RATES, ClientSettings, Participation
 from fl_privacy.training.shards import ClientData
 from fl_privacy.updates import Update
 

@@ -15,9 +15,9 @@ from typing import Any
 from fl_privacy.defenses import Defense, make_defenses
 from fl_privacy.sims.run_config import store_of
 from fl_privacy.training import write_utility
-from fl_privacy.training.client import ClientSettings
 from fl_privacy.training.federation import FederationPlan, federate
 from fl_privacy.training.matched import MatchedPlan, matched_updates
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.updates import ThreatModel, UpdateStore, observation
 
 Trained = Callable[[int], None]

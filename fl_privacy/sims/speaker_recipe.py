@@ -14,7 +14,6 @@ from fl_privacy.config import CorpusChoice, SpeakerMembershipFile, refuse_sweep
 from fl_privacy.errors import UserError
 from fl_privacy.models.speaker import ENCODERS
 from fl_privacy.models.speaker_losses import LOSSES
-from fl_privacy.sims._logs import logs_to
 from fl_privacy.sims.own_recogniser import OwnRecogniser, attack_own_recogniser
 from fl_privacy.sims.progress import Progress, silent
 from fl_privacy.sims.recipe import EVIDENCE, facts_of, finish
@@ -101,8 +100,7 @@ class SpeakerMembershipRecipe:
     def run(self, folder: RunFolder) -> None:
         """Do every stage that is not done."""
         work = self._swapped if self.file.target.model is None else self._own
-        with logs_to(folder.path / "log.txt"):
-            finish(folder, lambda: folder.stage("audit", lambda path: work(path, folder)))
+        finish(folder, lambda: folder.stage("audit", lambda path: work(path, folder)))
 
     def _swapped(self, path: Path, folder: RunFolder) -> None:
         found = attack_in_swapped_roles(folder, self.settings, self._told())

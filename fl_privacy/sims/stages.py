@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit.files import write_atomically
+from fl_privacy.config.differences import differences, in_lines
 from fl_privacy.errors import UserError
+from fl_privacy.sims._logs import logs_to
 
 logger = logging.getLogger(__name__)
 _SETTINGS = "simulation.json"
 _TIMINGS = "timings.json"
+_LOG = "log.txt"
 
 
 class RunFolder:
@@ -47,7 +50,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[RunFolder]:
-        """Hold the folder while the block runs."""
+        """Hold the folder, and keep its log, while the block runs."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             # It says who is who: only the owner may look.
@@ -61,7 +64,8 @@ class RunFolder:
             except OSError:
                 raise UserError(f"{self.path} is in use by another run") from None
             self._claim()
-            yield self
+            with logs_to(self.path / _LOG):
+                yield self
 
     def _claim(self) -> None:
         path = self.path / _SETTINGS
@@ -71,9 +75,9 @@ class RunFolder:
             if held == text:
                 return
             if self._begun():
+                told = in_lines(differences(json.loads(held), self._settings))
                 raise UserError(
-                    f"{self.path} holds a run with other settings ({_difference(json.loads(held), self._settings)}); "
-                    "name another folder (--out), or delete it"
+                    f"{self.path} holds a run with other settings:\n{told}\nName another folder (--out), or delete it"
                 )
         strange = sorted(p.name for p in self.path.iterdir() if not p.name.startswith("."))
         if strange and not path.exists():
@@ -87,7 +91,7 @@ class RunFolder:
         """Whether anything is there that other settings would spoil: not so where a run was refused at its start."""
         for entry in self.path.iterdir():
             empty = entry.is_dir() and not any(entry.iterdir())
-            if not empty and entry.name not in (_SETTINGS, ".lock", "log.txt"):
+            if not empty and entry.name not in (_SETTINGS, ".lock", _LOG):
                 return True
         return False
 
@@ -123,9 +127,12 @@ class RunFolder:
                 logger.warning("%s was cut off before: it starts again", name)
                 shutil.rmtree(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        logger.info("%s: begins", name)
         start = time.perf_counter()
         work(folder)
-        self._note_time(name, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._note_time(name, seconds)
+        logger.info("%s: done in %.1f s", name, seconds)
         marker = self._marker(name)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
@@ -139,14 +146,6 @@ class RunFolder:
         path = self.path / _TIMINGS
         times = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         write_atomically(path, json.dumps(times | {name: round(seconds, 3)}, indent=1) + "\n")
-
-
-def _difference(one: Any, other: Any, path: str = "") -> str:
-    """Say the first few settings in which two differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        parts = (_difference(one.get(k), other.get(k), f"{path}.{k}" if path else k) for k in sorted({*one, *other}))
-        return ", ".join([part for part in parts if part][:3])
-    return "" if one == other else f"{path}: {json.dumps(one)} there, {json.dumps(other)} here"
 
 
 def new_folder(path: Path) -> None:

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fl_privacy._randomness import own_randomness
-from fl_privacy.training.client import BrokenUpdate, ClientSettings, Hooks, LocalModel, Memory, local_update
+from fl_privacy.training.client import BrokenUpdate, local_update
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel
+from fl_privacy.training.participation import ClientSettings, Hooks, Memory
 from fl_privacy.training.shards import read_client
 from fl_privacy.updates.record import Kind
 from fl_privacy.updates.store import Reply

@@ -19,8 +19,9 @@ from fl_privacy._processes import keep_freed_memory, one_thread
 from fl_privacy._randomness import kept_streams, python_stream
 from fl_privacy.errors import UserError
 from fl_privacy.training._clients import Clients, MakeHooks
-from fl_privacy.training.client import ClientSettings, LocalModel, initial_network
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, initial_network
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.training.shards import read_federation, read_server
 from fl_privacy.training.utility import Score, held_out_scores
 from fl_privacy.updates import ThreatModel, UpdateStore

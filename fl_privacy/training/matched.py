@@ -20,8 +20,9 @@ from fl_privacy.errors import UserError
 from fl_privacy.training._clients import Clients, MakeHooks
 from fl_privacy.training._parallel import Told as Tell
 from fl_privacy.training._parallel import run_jobs
-from fl_privacy.training.client import ClientSettings, LocalModel, make_network
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, make_network
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.training.shards import read_federation
 from fl_privacy.updates import SentMessage, ThreatModel, UpdateStore
 from fl_privacy.updates._folder import refuse_used

@@ -16,7 +16,6 @@ from fl_privacy.audit import (
     paired_difference,
     permutation_null,
     permutation_p_value,
-    permute_speaker_labels,
 )
 from fl_privacy.errors import UserError
 
@@ -37,14 +36,17 @@ def test_permuting_moves_speakers_whole_and_keeps_the_counts(rows, seed):
     truth = dict(rows)
     speakers = np.array([speaker for speaker, _ in rows])
     labels = np.array([truth[speaker] for speaker in speakers.tolist()])
-    permuted = permute_speaker_labels(speakers, labels, np.random.default_rng(seed))
-    new = {speaker: set(permuted[speakers == speaker].tolist()) for speaker in truth}
-    assert all(len(values) == 1 for values in new.values())
-    assert Counter(next(iter(v)) for v in new.values()) == Counter(truth.values())
-    if len(set(truth.values())) == 2:
+    if len(set(truth.values())) < 2:
+        with pytest.raises(UserError, match="Nothing to permute"):
+            permutation_null(lambda y: 0.0, speakers, labels, 1, seed)
+        return
+    seen = []
+    permutation_null(lambda y: seen.append(y) or 0.0, speakers, labels, 3, seed)
+    for permuted in seen:
+        new = {speaker: set(permuted[speakers == speaker].tolist()) for speaker in truth}
+        assert all(len(values) == 1 for values in new.values())
+        assert Counter(next(iter(v)) for v in new.values()) == Counter(truth.values())
         assert not np.array_equal(permuted, labels)
-    else:
-        assert np.array_equal(permuted, labels)
 
 
 def test_null_runs_through_every_other_map_once_where_there_are_few():
@@ -88,9 +90,9 @@ def test_permuting_needs_something_to_permute():
     with pytest.raises(UserError, match="Nothing to permute"):
         permutation_null(lambda y: 0.0, [1, 2], ["f", "f"], 10, 0)
     with pytest.raises(UserError, match="two labels"):
-        permute_speaker_labels(["a", "a"], [0, 1], np.random.default_rng(0))
+        permutation_null(lambda y: 0.0, ["a", "a"], [0, 1], 1, 0)
     with pytest.raises(UserError, match="speakers"):
-        permute_speaker_labels(["a"], [0, 1], np.random.default_rng(0))
+        permutation_null(lambda y: 0.0, ["a"], [0, 1], 1, 0)
 
 
 def audits(seed=0):

@@ -9,15 +9,10 @@ import torch
 
 from fl_privacy.defenses import make_defenses
 from fl_privacy.models.ser import SERNet
-from fl_privacy.training.client import (
-    Answer,
-    ClientSettings,
-    LocalModel,
-    Participation,
-    initial_network,
-    local_update,
-)
+from fl_privacy.training.client import Answer, local_update
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, initial_network
+from fl_privacy.training.participation import ClientSettings, Participation
 
 INPUTS, CLASSES = 6, 3
 SGD = ClientSettings(5, "fedsgd", 8, 0.1, 1, participations=3)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
-from fl_privacy.training.client import initial_network
+from fl_privacy.training.local_model import initial_network
 
 EXAMPLES = 20
 PRIVATE = torch.arange(EXAMPLES) % 2

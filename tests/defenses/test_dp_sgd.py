@@ -18,8 +18,10 @@ from fl_privacy.defenses.base import Accounted, Defense
 from fl_privacy.errors import UserError
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training.accounting import Ledger, noise_multiplier_for
-from fl_privacy.training.client import ClientSettings, LocalModel, Participation, local_update, make_network
+from fl_privacy.training.client import local_update
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, make_network
+from fl_privacy.training.participation import ClientSettings, Participation
 
 FEDSGD = ClientSettings(0, "fedsgd", 8, 0.1, 1)
 FEDAVG = ClientSettings(0, "fedavg", 8, 5e-4, 3)

@@ -12,8 +12,8 @@ from torch.nn import functional
 from fl_privacy.defenses import make_defenses
 from fl_privacy.errors import UserError
 from fl_privacy.models.ser import SERNet
-from fl_privacy.training.client import initial_network
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import initial_network
 
 BOTH = pytest.mark.parametrize("settings", [SGD, AVG], ids=["fedsgd", "fedavg"])
 FIRST = ("fc1.weight", "fc1.bias")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import csv
+import html
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from test_report_inversion import result as inversion
 from test_report_page import Page, sections
 from typer.testing import CliRunner
 
@@ -45,7 +48,7 @@ def test_each_run_has_its_verdict_and_its_claims_under_what_sets_it_apart(write,
     two = write("two", shift=0.0, federation={"rounds": 9, "batch_size": 20})
     (path,) = make_report([one, two], tmp_path / "both.html")
     page = Page(path.read_text(encoding="utf-8"))
-    assert sections(page) == ["result", "primary", "cells", "threat-model"]
+    assert sections(page) == ["result", "primary", "attacks", "settings", "threat-model"]
     assert "A leak is shown" in page.text
     assert "No leak is shown" in page.text
     assert "rounds=5" in page.text
@@ -72,12 +75,59 @@ def test_what_cannot_be_laid_side_by_side_is_said(write, tmp_path):
         make_report([one], tmp_path / "a-file" / "out.html")
 
 
-def test_runs_of_other_kinds_are_held_against_each_other_in_what_both_have(write, tmp_path):
-    one = write("one", federation={"rounds": 5})
-    two = write("two", simulation={"kind": "speaker-membership", "seed": 4}, protocol={"swaps": 2})
-    page = Page(make_report([one, two], tmp_path / "both.html")[0].read_text(encoding="utf-8"))
-    assert "kind=speaker-membership" in page.text
-    assert "swaps" not in page.text
+def table_of(page: str, section: str, number: int = 0) -> str:
+    """The text of a table of a section."""
+    body = page.split(f'<section id="{section}"')[1].split("</section>")[0]
+    return re.sub(r"<[^>]+>", " ", body.split("<table>")[number + 1].split("</table>")[0])
+
+
+def test_runs_are_told_kind_by_kind_and_only_those_of_a_kind_are_held_against_each_other(write, tmp_path):
+    fast, slow = (write(name, federation={"rounds": rounds}) for name, rounds in (("fast", 5), ("slow", 9)))
+    other = write("other", simulation={"kind": "speaker-membership", "seed": 4}, protocol={"swaps": 2})
+    page = make_report([fast, other, slow], tmp_path / "all.html", tmp_path / "data")[0].read_text(encoding="utf-8")
+    for section in ("primary", "attacks"):
+        titles = re.findall(r"<h3>(.*?)</h3>", page.split(f'<section id="{section}"')[1].split("</section>")[0])
+        assert titles == ["Federations of speech emotion recognition", "Speaker membership"]
+    first, second = (table_of(page, "attacks", number) for number in (0, 1))
+    assert "rounds=5" in first and "rounds=9" in first and str(other) not in first
+    assert str(other) in second and str(fast) not in second
+    # What a kind alone has says nothing of a run that is the only one of its kind.
+    assert "swaps" not in page and "speaker-membership" not in Page(page).text
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        "intervals-federated-ser-auc.csv",
+        "intervals-speaker-membership-auc.csv",
+    }
+
+
+def test_settings_that_differ_are_short_beside_the_numbers_and_whole_below(write, tmp_path):
+    long = "a corpus of one's own that lies " + "deep " * 30 + "down"
+    attack = [{"name": "strong", "starts": ["white"]}, {"name": "weak"}]
+    one = write("one", private={"root": long}, attack=attack)
+    two = write("two", private={"root": "here"}, attack=[{"name": "strong", "starts": ["brown"]}], auxiliary=[])
+    page = make_report([one, two], tmp_path / "both.html")[0].read_text(encoding="utf-8")
+    beside, below = (re.sub(r"\s+", " ", table_of(page, section)) for section in ("attacks", "settings"))
+    assert long not in html.unescape(beside) and "root=a corpus of one" in beside
+    assert long in html.unescape(below)
+    assert "attack.strong.starts white brown" in below
+    assert "auxiliary emodb + folder none" in below
+    assert "weak" not in below, "which attacks there are the table of attacks tells"
+
+
+def test_an_inversion_is_told_by_who_recognises_it_and_its_other_numbers_are_left_to_its_own_page(write, tmp_path):
+    one, two = write("one"), tmp_path / "inverted"
+    two.mkdir()
+    (two / "result.json").write_text(json.dumps(inversion(5.0)))
+    page = make_report([one, two], tmp_path / "both.html")[0].read_text(encoding="utf-8")
+    assert "Voices are reconstructed that somebody else recognises" in page
+    assert "Recognised by an independent recogniser" in page
+    federated, inverted = (table_of(page, "attacks", number) for number in (0, 1))
+    assert "attacked" not in federated and "AUC" in federated
+    assert "AUC" not in inverted and "attacked" in inverted and "other architecture" in inverted
+    claim = next(c for c in inversion(5.0)["claims"] if c["primary"] and c["metric"] == "accuracy")
+    assert f"{claim['value']:.3f}" in inverted
+    for number in (0, 1):
+        rows = page.split('<section id="attacks"')[1].split("<table>")[number + 1].split("<tr>")[3:]
+        assert all(re.search(r'class="number">\S', row) for row in rows), "a row without a number"
 
 
 def test_the_tables_hold_what_the_figures_show(write, tmp_path):

@@ -97,27 +97,28 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def pages(make, tmp_path_factory) -> dict[str, Path]:
-    """A run with a leak, one without, and both beside one another."""
+    """A run with a leak, one without, an inversion, and all beside one another."""
     root = tmp_path_factory.mktemp("reports")
     for name, shift in (("leak", 3.0), ("none", 0.0)):
         run = make(shift=shift)
+        settings = run.result["simulation"] | {"defense": [{"name": name}], "features": {"root": name * 50}}
         (root / name).mkdir()
-        (root / name / "result.json").write_text(json.dumps(run.result))
+        (root / name / "result.json").write_text(json.dumps(run.result | {"simulation": settings}))
         (root / name / "scores.csv").write_text(run.text)
         write_report(root / name)
-    make_report([root / "leak", root / "none"], root / "both.html")
     (root / "inverted").mkdir()
     (root / "inverted" / "result.json").write_text(json.dumps(inversion(5.0) | {"inversion": INVERTED}))
     write_report(root / "inverted")
+    make_report([root / "leak", root / "none", root / "inverted"], root / "all.html")
     return {
         "inverted": root / "inverted/report.html",
         "leak": root / "leak/report.html",
         "none": root / "none/report.html",
-        "both": root / "both.html",
+        "all": root / "all.html",
     }
 
 
-@pytest.mark.parametrize("name", ["leak", "none", "both", "inverted"])
+@pytest.mark.parametrize("name", ["leak", "none", "all", "inverted"])
 def test_nothing_overflows_nothing_is_faint_and_nothing_is_complained_about(browser, pages, name):
     for scheme in ("light", "dark"):
         features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -129,6 +130,19 @@ def test_nothing_overflows_nothing_is_faint_and_nothing_is_complained_about(brow
             assert browser.execute_script(OVERFLOWING) == [], (scheme, width)
         assert browser.execute_script(FAINT) == [], scheme
     assert [entry for entry in browser.get_log("browser") if "favicon" not in entry["message"]] == []
+
+
+def test_on_a_phone_each_attack_of_a_comparison_has_its_first_number_beside_it(browser, pages):
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "screen", "features": []})
+    size = {"width": 320, "height": 900, "deviceScaleFactor": 1, "mobile": True}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(pages["all"].as_uri())
+    hidden = """
+    return [...document.querySelectorAll("#attacks td.number:nth-child(2), #attacks th.run > div")].filter(
+      cell => cell.getBoundingClientRect().right > 320 || cell.getBoundingClientRect().height > 160).length;
+    """
+    assert browser.execute_script("return document.querySelectorAll('#attacks td.number:nth-child(2)').length") >= 5
+    assert browser.execute_script(hidden) == 0
 
 
 def test_on_paper_nothing_is_cut_off(browser, pages):

@@ -18,7 +18,7 @@ from sklearn.metrics import roc_auc_score
 from fl_privacy.audit import SwappedAudit
 from fl_privacy.config import load_any
 from fl_privacy.report import render, sections, write_sweep_report
-from fl_privacy.report.rows import thinned
+from fl_privacy.report.figures.scores import thinned
 from fl_privacy.report.run import Run
 from fl_privacy.report.sweep import best_of
 from fl_privacy.report.swept import Sweep

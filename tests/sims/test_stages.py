@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +78,13 @@ def test_other_settings_are_refused_and_equal_ones_in_another_order_are_not(tmp_
         pass
     with hold(tmp_path / "run", {"b": {"c": 2}, "a": 1}) as run:
         run.stage("first", lambda folder: (folder / "out").write_text("1"))
-    with pytest.raises(UserError, match="other settings"), hold(tmp_path / "run", {"a": 1, "b": {"c": 3}}):
+    with pytest.raises(UserError) as refused, hold(tmp_path / "run", {"a": 1, "b": {"c": 3}}):
         pass
+    assert str(refused.value).splitlines() == [
+        f"{tmp_path / 'run'} holds a run with other settings:",
+        "  b.c: there 2, here 3",
+        "Name another folder (--out), or delete it",
+    ]
 
 
 def test_a_run_that_was_refused_at_its_start_keeps_its_folder_from_nobody(tmp_path):
@@ -90,6 +97,31 @@ def test_a_run_that_was_refused_at_its_start_keeps_its_folder_from_nobody(tmp_pa
         run.stage("first", lambda folder: (folder / "out").write_text("1"))
     with pytest.raises(UserError, match="other settings"), hold(tmp_path / "run", {"a": 1}):
         pass
+
+
+def test_the_log_says_what_was_done_and_goes_on_behind_what_it_holds(tmp_path, capfd):
+    def fails(folder: Path) -> None:
+        logging.getLogger("fl_privacy.somewhere").warning("a voice is left out")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError), hold(tmp_path / "run") as run:
+        run.stage("first", lambda folder: None)
+        run.stage("second", fails)
+    with hold(tmp_path / "run") as run:
+        run.stage("first", lambda folder: None)
+        run.stage("second", lambda folder: None)
+    logging.getLogger("fl_privacy.somewhere").warning("after the run")
+    told = [line.split(" ", 4)[-1] for line in (tmp_path / "run" / "log.txt").read_text().splitlines()]
+    assert [re.sub(r"[\d.]+ s", "x s", line) for line in told] == [
+        "first: begins",
+        "first: done in x s",
+        "second: begins",
+        "a voice is left out",
+        "second was cut off before: it starts again",
+        "second: begins",
+        "second: done in x s",
+    ]
+    assert "left out" not in capfd.readouterr().err
 
 
 def test_one_process_at_a_time(tmp_path):

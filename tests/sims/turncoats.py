@@ -9,7 +9,7 @@ from torch import nn
 from fl_privacy.audit import Privacy
 from fl_privacy.defenses import Accounted, Defense
 from fl_privacy.training.accounting import Ledger
-from fl_privacy.training.client import ClientSettings, Participation
+from fl_privacy.training.participation import ClientSettings, Participation
 
 
 class Turned(Defense):

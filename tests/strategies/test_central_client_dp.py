@@ -18,7 +18,7 @@ from fl_privacy.defenses.client_dp import client_dp
 from fl_privacy.errors import UserError
 from fl_privacy.sims.local import run_simulation
 from fl_privacy.strategies import CaptureUpdates, FedSGD
-from fl_privacy.training.client import ClientSettings
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.updates import Update, UpdateStore
 
 CLIENTS, CLIP = 4, 0.4

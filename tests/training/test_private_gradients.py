@@ -19,9 +19,10 @@ from torch.nn import functional
 from fl_privacy.errors import UserError
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training import private
-from fl_privacy.training.client import ClientSettings, LocalModel
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel
 from fl_privacy.training.losses import LOSSES, Loss, aam_softmax, private_loss
+from fl_privacy.training.participation import ClientSettings
 from fl_privacy.training.private import (
     DPSGD,
     PrivateGradients,

@@ -13,8 +13,9 @@ from torch.nn.utils import parametrizations
 from fl_privacy.models.ser import SERNet
 from fl_privacy.training import batch_gradient
 from fl_privacy.training._steps import Steps
-from fl_privacy.training.client import ClientSettings, LocalModel, seed_torch
 from fl_privacy.training.flat import Flat
+from fl_privacy.training.local_model import LocalModel, seed_torch
+from fl_privacy.training.participation import ClientSettings
 
 
 def problem(inputs: int, n: int, classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:

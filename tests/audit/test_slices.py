@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
+from small_audits import KINDS, example
 
-from fl_privacy.attacks.slices import slices_of
-from fl_privacy.audit import Audit, MulticlassAudit, NumericAudit
+from fl_privacy.audit import Audit, Claim, MulticlassAudit, NumericAudit, metrics, slices_of
 from fl_privacy.errors import UserError
 
 ROUNDS = 10
@@ -38,6 +40,13 @@ def made(correlation: float = 0.3, seed: int = 0):
 
 def by_condition(slices):
     return {next(iter(s.conditions.items())): s for s in slices}
+
+
+def curve(audit, leaked, **settings):
+    """The claims on so many leaked updates, and on all."""
+    pieces = list(slices_of(audit, np.zeros(len(audit.groups)), leaked, [], **settings))
+    assert [piece.conditions["leaked_updates"] for piece in pieces] == [*leaked, "all"]
+    return [claim for piece in pieces for claim in piece.claims()]
 
 
 @pytest.mark.parametrize("linked", [True, False])
@@ -132,3 +141,91 @@ def test_a_window_in_which_all_are_of_one_kind_is_left_out_and_one_without_a_rou
         list(slices_of(audit, rounds, (), [(11, 12)]))
     with pytest.raises(UserError, match="at least one update leaks, not 0"):
         list(slices_of(audit, rounds, (3, 0), []))
+    with pytest.raises(UserError, match="draws: at least one, not 0"):
+        list(slices_of(audit, rounds, draws=0))
+    with pytest.raises(UserError, match="rounds of shape"):
+        list(slices_of(audit, rounds[1:]))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("linked", [True, False])
+def test_a_curve_rises_to_the_audits_own_claim(kind, linked):
+    audit = example(kind, each=3.0)
+    whole = audit.headline_estimate("speaker" if linked else "client")
+    *_, before, last = found = curve(audit, [1, 3, 5, 10], linked=linked)
+    assert (last.value, last.low, last.high) == (whole.value, whole.low, whole.high)
+    assert all((c.n_positive, c.n_negative, c.n_speakers) == (whole.n_positive, whole.n_negative, 20) for c in found)
+    assert found[0].value < before.value <= last.value
+    assert all(c.low < c.value < c.high for c in found)
+    assert [Claim.from_dict(json.loads(json.dumps(c.to_dict()))) for c in found] == found
+
+
+def test_claims_take_further_fields_and_keep_what_the_slice_is():
+    piece = next(iter(slices_of(example("two"), np.zeros(240), [3])))
+    (claim,) = piece.claims(attribute="gender", conditions={"private": "ravdess"})
+    assert (claim.attack, claim.attribute) == ("two", "gender")
+    assert claim.conditions == {"private": "ravdess", "leaked_updates": 3}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_one_leaked_update_is_what_single_updates_tell(kind):
+    # Drawn often enough, each update comes up as often as any other.
+    audit = example(kind)
+    single = curve(audit, [1], draws=400)[0]
+    assert single.value == pytest.approx(audit.headline_estimate("update").value, abs=0.02)
+
+
+def test_draws_are_nested():
+    # Powers of two show in a sum which updates are in it.
+    powers = 2.0 ** np.arange(6)
+    audit = Audit(np.concatenate([powers, -powers]), np.repeat([1, 0], 6), np.repeat(["a", "b"], 6))
+    pieces = slices_of(audit, np.zeros(12), [1, 2, 4, 100], [], draws=50, seed=3)
+    one, two, four, more, _ = (np.array([int(draw.evidence[0, 0]) for draw in piece.draws]) for piece in pieces)
+    for found, number in ((one, 1), (two, 2), (four, 4)):
+        assert {int(x).bit_count() for x in found} == {number}
+    assert set(more.tolist()) == {63}
+    assert np.all(one & two == one) and np.all(two & four == two)
+    assert len(set(four.tolist())) > 10
+
+
+def test_linked_shards_tell_more_than_unlinked_ones():
+    audit = example("two", n=40, rows=30, each=4.0)
+    linked, unlinked = (curve(audit, [10], linked=linked) for linked in (True, False))
+    assert unlinked[1].value < linked[1].value
+    # A client has 10 updates here: with 10 drawn from it nothing is left to chance.
+    assert unlinked[0].value == pytest.approx(unlinked[1].value)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_draws_buy_no_narrower_interval(kind):
+    audit = example(kind, n=12)
+    few, many = (curve(audit, [3], draws=draws)[0] for draws in (10, 500))
+    assert many.high - many.low == pytest.approx(few.high - few.low, rel=0.1)
+
+
+def test_a_curve_covers():
+    """Intervals of 3 leaked updates contain what 3 updates of endless speakers give."""
+    own, each, n = 1.0, 2.0, 3
+    wide = np.random.default_rng(1)
+    spread = np.sqrt(n**2 * own**2 + n * each**2)
+    positive, negative = (n * shift + spread * wide.normal(size=200_000) for shift in (0.5, -0.5))
+    truth = metrics.auc(positive, negative)
+    found = [curve(example("two", 24, 10, own, each, seed), [n], seed=seed)[0] for seed in range(200)]
+    assert np.mean([c.low <= truth <= c.high for c in found]) >= 0.93
+    assert np.mean([c.value for c in found]) == pytest.approx(truth, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_window_is_the_audit_of_its_rows(kind):
+    audit = example(kind)
+    rounds = np.tile(np.arange(12), 20)
+    for linked, unit in ((True, "speaker"), (False, "client")):
+        (claim,) = by_condition(slices_of(audit, rounds, (), [(0, 3)], linked=linked))["rounds", "0-3"].claims()
+        expected = audit.select(rounds <= 3).headline_estimate(unit)
+        assert (claim.value, claim.low, claim.high) == (expected.value, expected.low, expected.high)
+
+
+def test_speakers_without_an_update_in_a_window_drop_out_of_its_counts():
+    audit = example("two", n=10, rows=4)
+    piece = by_condition(slices_of(audit, np.where(audit.groups < 4, 1, 2), (), [(1, 1)]))["rounds", "1-1"]
+    assert piece.claims()[0].n_speakers == 4
