@@ -61,6 +61,8 @@ class InversionTarget(Section):
     batch_size: int = Field(default=64, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
+    decay: Literal["linear", "none"] = "linear"
+    """Whether the learning rate falls to zero over the steps, or stays, as published."""
     checkpoint: str | None = None
     """A trained one: a file of ours, or the public checkpoint of SincNet's authors."""
 

@@ -51,6 +51,7 @@ def training_of(target: InversionTarget, counter: Countermeasure | None = None) 
         batch_size=target.batch_size,
         learning_rate=target.learning_rate,
         optimiser=target.optimiser,
+        decay=target.decay,
     )
     if counter is None:
         return plain

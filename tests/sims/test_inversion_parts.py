@@ -204,3 +204,10 @@ def test_the_published_table_is_whole():
     for row in rows:
         assert row.correct / CLASSES == pytest.approx(row.accuracy, abs=0.0006), row
         assert 0.6 < row.distance < 0.9 and row.distance_sd < 0.1
+
+
+def test_every_setting_of_a_targets_training_is_heeded():
+    given = {"steps": 7, "batch_size": 3, "learning_rate": 0.5, "optimiser": "adam", "decay": "none"}
+    training, left = training_of(InversionTarget(**given)), training_of(InversionTarget())
+    assert {name: getattr(training, name) for name in given} == given
+    assert all(getattr(left, name) != value for name, value in given.items())
