@@ -127,7 +127,8 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
             if key != "attack"  # which attacks there are the tables tell
         ]
         for number, (path, run) in enumerate(runs.items()):
-            settings = {key: _told(values[number]) for key, values in differing}
+            simulation = run.part("simulation")
+            settings = {key: _told(values[number], simulation.get(key)) for key, values in differing}
             found.append(Compared(printable(str(path)), kind, settings, run))
     if len(found) < 2:
         raise UserError("a comparison takes two runs at least")
@@ -142,9 +143,12 @@ def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:
             yield folder
 
 
-def _told(value: Any) -> str:
+def _told(value: Any, whole: Any) -> str:
+    """Say a setting's value; of a list of named tables (`whole`) that has others elsewhere, the settings, too."""
     if value is None:
         return "not set"
+    if isinstance(whole, list) and all(isinstance(part, Mapping) and "name" in part for part in whole):
+        return plain(whole)
     names = isinstance(value, list) and value and all(isinstance(part, str) for part in value)
     return " + ".join(value) if names else plain(value)
 

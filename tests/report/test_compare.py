@@ -78,7 +78,8 @@ def test_what_cannot_be_laid_side_by_side_is_said(write, tmp_path):
 def table_of(page: str, section: str, number: int = 0) -> str:
     """The text of a table of a section."""
     body = page.split(f'<section id="{section}"')[1].split("</section>")[0]
-    return re.sub(r"<[^>]+>", " ", body.split("<table>")[number + 1].split("</table>")[0])
+    table = body.split("<table>")[number + 1].split("</table>")[0]
+    return re.sub(r"<[^>]+>", " ", table.replace("<wbr>", ""))
 
 
 def test_runs_are_told_kind_by_kind_and_only_those_of_a_kind_are_held_against_each_other(write, tmp_path):
@@ -102,7 +103,7 @@ def test_runs_are_told_kind_by_kind_and_only_those_of_a_kind_are_held_against_ea
 def test_settings_that_differ_are_short_beside_the_numbers_and_whole_below(write, tmp_path):
     long = "a corpus of one's own that lies " + "deep " * 30 + "down"
     attack = [{"name": "strong", "starts": ["white"]}, {"name": "weak"}]
-    one = write("one", private={"root": long}, attack=attack)
+    one = write("one", private={"root": long}, attack=attack, defense=[{"name": "dp-sgd", "target_epsilon": 8.0}])
     two = write("two", private={"root": "here"}, attack=[{"name": "strong", "starts": ["brown"]}], auxiliary=[])
     page = make_report([one, two], tmp_path / "both.html")[0].read_text(encoding="utf-8")
     beside, below = (re.sub(r"\s+", " ", table_of(page, section)) for section in ("attacks", "settings"))
@@ -110,6 +111,7 @@ def test_settings_that_differ_are_short_beside_the_numbers_and_whole_below(write
     assert long in html.unescape(below)
     assert "attack.strong.starts white brown" in below
     assert "auxiliary emodb + folder none" in below
+    assert "defense dp-sgd (target_epsilon 8.0) none" in below
     assert "weak" not in below, "which attacks there are the table of attacks tells"
 
 

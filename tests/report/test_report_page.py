@@ -15,7 +15,7 @@ import pytest
 from fl_privacy.errors import UserError
 from fl_privacy.report import render, write_report
 
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "wbr", "img", "hr", "input"}
 SECTIONS = ["result", "threat-model", "attacks", "roc", "scores", "controls", "utility", "data", "settings"]
 
 
