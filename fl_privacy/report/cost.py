@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from fl_privacy.audit import Claim, Privacy
-from fl_privacy.audit.reading import SIGNED, STATIC, TITLES
+from fl_privacy.audit.reading import SIGNED, STATIC, TITLES, confidence_of
 from fl_privacy.report import epsilon, figures, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.run import Run
@@ -75,7 +75,7 @@ def cost(run: Run) -> Mapping[str, Any] | None:
         ],
         "notes": notes,
         "speakers": len(run.part("utility").get("by_speaker") or ()),
-        "confidence": next((c.confidence for one in every if (c := one.adaptive)), None),
+        "confidence": confidence_of(one.adaptive for one in every if one.adaptive),
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from fl_privacy.audit import Claim, Control
 from fl_privacy.report import words
-from fl_privacy.report.notes import Notes
+from fl_privacy.report.notes import Notes, plain_cell
 from fl_privacy.report.run import Run
 
 PART = "inversion"
@@ -91,11 +91,6 @@ def judges_of(run: Run) -> list[str]:
     """Return the judges that there are, in the order of the page."""
     told = {c.conditions.get("judge") for c in run.claims}
     return [judge for judge in GIVEN if judge in told]
-
-
-def plain_cell(text: str, span: str = "") -> dict[str, Any]:
-    """Return a cell without an interval."""
-    return {"text": text, "span": span, "note": None}
 
 
 def difference_cell(claim: Claim | None) -> dict[str, Any]:

@@ -19,11 +19,10 @@ from fl_privacy.report.inversion_lookups import (
     is_guessing,
     judges_of,
     make_table,
-    plain_cell,
     primary_claim,
     section_content,
 )
-from fl_privacy.report.notes import Notes
+from fl_privacy.report.notes import Notes, plain_cell
 from fl_privacy.report.run import Run
 from fl_privacy.report.words import number
 

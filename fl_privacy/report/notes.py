@@ -10,9 +10,9 @@ from fl_privacy.audit.reading import SIGNED
 from fl_privacy.report import words
 
 
-def plain_cell(text: str = "") -> dict[str, Any]:
-    """Return what a cell shows that is of no claim: text, or nothing."""
-    return {"text": text, "span": "", "note": None}
+def plain_cell(text: str = "", span: str = "") -> dict[str, Any]:
+    """Return what a cell shows that is of no claim: text, something smaller below it, or nothing."""
+    return {"text": text, "span": span, "note": None}
 
 
 class Notes:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.audit import Claim
-from fl_privacy.audit.reading import SIGNED, TITLES, columns
+from fl_privacy.audit.reading import TITLES, columns, confidence_of, span
 from fl_privacy.report import cost, encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
@@ -78,7 +78,6 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
     for name in run.baselines:
         cells = [notes.cell(run.baseline(name, m)) for m in metrics]
         rows.append({"name": name, "kind": "control", "cells": cells, "p_values": [""] * len(tests)})
-    confidence = next((c.confidence for c in run.main if c.confidence), None)
     explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
     return {
         "unit": run.unit,
@@ -86,7 +85,7 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
         "tests": list(tests.values()),
         "rows": rows,
         "notes": notes,
-        "confidence": confidence,
+        "confidence": confidence_of(run.main),
         "metrics": [words.METRICS[metric] for metric in metrics if metric in words.METRICS],
         "explained": explained,
     }
@@ -189,10 +188,9 @@ def controls(run: Run) -> Mapping[str, Any] | None:
         f"{name}: " + ", ".join(f"{b.kind} {words.number(b.value)}{_ends(b)}" for b in bars) for name, bars in drawn
     )
     name = TITLES[run.metric]
-    span = (-1.0, 1.0) if run.metric in SIGNED else (0.0, 1.0)
     return {
         "figure": figures.intervals(
-            drawn, kinds, f"{name} per {run.unit}", span, run.guessing, f"{name} per {run.unit}. {told}."
+            drawn, kinds, f"{name} per {run.unit}", span(run.metric), run.guessing, f"{name} per {run.unit}. {told}."
         ),
         "metric": name,
         "permuted": any(b.kind in kinds[2:] for _, bars in drawn for b in bars),
