@@ -129,7 +129,7 @@ def conclude(
         evaluation.claims += audit.claims(**shared)
         evaluation.claims.append(against_blind(audit, blinds, **shared))
         evaluation.claims += [claim for part in slices if part.attack == name for claim in part.claims(**shared)]
-        evaluation.controls += permutation_controls(plain[name], permuted[name], seed, **whose)
+        evaluation.controls += permutation_controls(audit, plain[name], permuted[name], seed, **whose)
     for name, audit in blinds.items():
         evaluation.controls += [Control(**vars(claim), control=name, of=primary) for claim in audit.claims(**context)]
     evaluation.controls += majority_controls(audits[primary], primary, **context)
@@ -154,10 +154,15 @@ def against_blind(audit: AnyAudit, blinds: Mapping[str, AnyAudit], **shared: Any
     )
 
 
-def permutation_controls(audit: AnyAudit, permuted: NDArray[np.float64], seed: int, **shared: Any) -> list[Control]:
-    """Hold an attack's headline against permuted labels, on the attacker's side (if any) and on the private one."""
+def permutation_controls(
+    audit: AnyAudit, plain: AnyAudit, permuted: NDArray[np.float64], seed: int, **shared: Any
+) -> list[Control]:
+    """Hold an attack's headline against permuted labels, on the attacker's side (if any) and on the private one.
+
+    The private speakers' labels are permuted under the very scores of the headline. Attackers that are trained on
+    permuted labels are not calibrated, so what they give is held against what the attack gives before it is.
+    """
     _, scores, truth = audit.speaker_scores()
-    observed = audit.headline_value()
     null_private = permutation_null(
         lambda labels: audit.headline_value(scores, labels),
         np.arange(len(scores)),
@@ -167,10 +172,12 @@ def permutation_controls(audit: AnyAudit, permuted: NDArray[np.float64], seed: i
     )
     nulls = {"permuted-private-labels": np.asarray(null_private)}
     if len(permuted):
-        own = np.array([audit.headline_value(row, truth) for row in permuted])
+        order = plain.speaker_scores()[2]
+        own = np.array([plain.headline_value(row, order) for row in permuted])
         nulls = {"permuted-auxiliary-labels": own, **nulls}
     controls, counts = [], cast(dict[str, Any], audit.counts())
     for name, null in nulls.items():
+        observed = (plain if name == "permuted-auxiliary-labels" else audit).headline_value()
         p = permutation_p_value(observed, null)
         low, high = (float(q) for q in np.quantile(null, [0.025, 0.975]))
         controls.append(
@@ -187,6 +194,7 @@ def permutation_controls(audit: AnyAudit, permuted: NDArray[np.float64], seed: i
                 of=audit.name,
                 n_permutations=p.n,
                 p_value=p.value,
+                observed=observed,
                 **shared,
             )
         )

@@ -176,12 +176,16 @@ class Control(Claim):
         Permuted runs behind the p-value.
     p_value : float or None
         (1 + permuted runs that do at least as well) / (1 + runs).
+    observed : float or None
+        What the true labels give of the statistic that was permuted. Attackers trained on permuted labels are not
+        calibrated: there it is of the attack's scores before that, and may differ from its claim.
     """
 
     control: str
     of: str
     n_permutations: int | None = None
     p_value: float | None = None
+    observed: float | None = None
 
     @property
     def smallest_p_value(self) -> float | None:

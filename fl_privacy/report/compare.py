@@ -124,7 +124,7 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
         differing = [
             (key, values)
             for key, values in apart([run.part("simulation") for run in runs.values()])
-            if key != "attack"  # which attacks there are the tables tell
+            if key.split(".")[0] not in _UNTOLD and key != "capture.keep"
         ]
         for number, (path, run) in enumerate(runs.items()):
             simulation = run.part("simulation")
@@ -133,6 +133,10 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
     if len(found) < 2:
         raise UserError("a comparison takes two runs at least")
     return found
+
+
+_UNTOLD = ("attack", "beside")
+"""Settings that the tables tell, or a run's own report; what it keeps of its updates changes no number either."""
 
 
 def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:

@@ -69,11 +69,14 @@ def cost(run: Run) -> Mapping[str, Any] | None:
                 "lost": _difference(one.differences.get("utility")),
                 "cells": [notes.cell(one.adaptive), notes.cell(one.static)],
                 "changed": [_difference(one.differences.get(which)) for which in ("adaptive", "static")],
-                "epsilons": [f"{p.unit}: {epsilon.upper(p)} ({epsilon.lower(p)})" for p in one.privacy],
+                "epsilons": [_promise(p) for p in one.privacy],
             }
             for number, one in enumerate(every)
         ],
         "notes": notes,
+        "units": list(
+            dict.fromkeys(text for one in others for p in one.privacy if (text := epsilon.difference(p, run)))
+        ),
         "speakers": len(run.part("utility").get("by_speaker") or ()),
         "confidence": confidence_of(one.adaptive for one in every if one.adaptive),
     }
@@ -90,11 +93,14 @@ def sentences(run: Run) -> list[str]:
             attacks.append(f"{_value(other.static)} for an attacker who does not know the defense")
         text = f"{under}, run beside it: {', '.join(attacks)}."
         if other.uar is not None and mine.uar is not None:
-            text += " The task's UAR there is" if without else " What that costs the task: its UAR is"
-            text += f" {words.number(other.uar)} in place of {words.number(mine.uar)}"
-            lost = other.differences.get("utility")
-            if lost and lost["low"] is not None:
+            lost = other.differences.get("utility") or {}
+            span = () if lost.get("low") is None else (lost["low"], lost["high"])
+            task = run.part("utility").get("task") or "its own"
+            text += f" The UAR of the task ({task}) is {words.number(other.uar)} in place of {words.number(mine.uar)}"
+            if span:
                 text += f" ({_difference(lost, to=True)} over {words.count(lost['n_speakers'], 'held-out speaker')})"
+                if min(span) <= 0 <= max(span):
+                    text += "; so few speakers do not show a difference"
             text += "."
         told.append(text)
     return told
@@ -118,6 +124,11 @@ def _own(run: Run) -> Beside:
     defense = run.part("simulation").get("defense") or []
     static = run.quoted(f"{run.primary}{STATIC}") or (None if defense else adaptive)
     return Beside(plain(defense), run.part("utility").get("uar"), adaptive, static, run.privacy, {})
+
+
+def _promise(promise: Privacy) -> str:
+    at = "" if promise.delta is None else f" at delta {promise.delta:.0e}"
+    return f"{epsilon.upper(promise)} for one {promise.unit}{at}; from below: {epsilon.lower(promise)}"
 
 
 def _mark(one: Beside, claim: Claim | None) -> tuple[float, float, float | None, float | None, str] | None:

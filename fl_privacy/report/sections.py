@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.audit import Claim
-from fl_privacy.audit.reading import TITLES, columns, confidence_of, span
+from fl_privacy.audit.reading import STATIC, TITLES, columns, confidence_of, span
 from fl_privacy.report import cost, encoders, epsilon, figures, parts, toml, words
 from fl_privacy.report.notes import Notes
 from fl_privacy.report.page import Section
@@ -78,7 +78,10 @@ def attacks(run: Run) -> Mapping[str, Any] | None:
     for name in run.baselines:
         cells = [notes.cell(run.baseline(name, m)) for m in metrics]
         rows.append({"name": name, "kind": "control", "cells": cells, "p_values": [""] * len(tests)})
-    explained = {name: words.BLIND[name] for name in run.baselines if name in words.BLIND}
+    explained = {name: what for name in run.attacks if (what := run.part("attacks").get(name))}
+    if any(name.endswith(STATIC) for name in run.attacks):
+        explained[f"...{STATIC}"] = "the same by an attacker who does not know the defense"
+    explained |= {name: words.BLIND[name] + _networks(run, name) for name in run.baselines if name in words.BLIND}
     return {
         "unit": run.unit,
         "heads": [TITLES[metric] for metric in metrics],
@@ -292,6 +295,16 @@ SECTIONS = (
     Section("settings", "Settings", "settings.html.j2", settings),
 )
 """In the order of the page. A new kind of result adds a section here, with its template."""
+
+
+def _networks(run: Run, name: str) -> str:
+    """Say of a control by several networks how far they lie apart."""
+    control = run.baseline(name, run.metric)
+    seen = control.conditions if control else {}
+    if "networks" not in seen:
+        return ""
+    ends = f"{words.number(seen['lowest_network'])} to {words.number(seen['highest_network'])}"
+    return f"; the mean of the standardised scores of {seen['networks']}, which give {ends} one by one"
 
 
 def _names(corpora: Any) -> list[str]:

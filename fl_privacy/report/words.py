@@ -262,9 +262,9 @@ def verdict(run: Run) -> Verdict:
     confidence = next((c.confidence for c in (over, run.quoted(run.primary)) if c and c.confidence), 0.95)
     beats, why_blind = _against_blind(run, over)
     name = TITLES[run.metric]
-    rare, why_permuted = _against_permutations(permuted, 1 - confidence, name)
-    sentences = (*why_blind, *why_permuted)
     claim = run.quoted(run.primary)
+    rare, why_permuted = _against_permutations(permuted, 1 - confidence, name, claim.value if claim else None)
+    sentences = (*why_blind, *why_permuted)
     speakers = count(claim.n_speakers if claim else None, "speaker")
     if beats and rare:
         limit = f"This is shown for {speakers} under the settings below; other people and other settings may differ."
@@ -301,15 +301,17 @@ def _against_blind(run: Run, over: Claim | None) -> tuple[bool | None, list[str]
 
 
 def _against_permutations(
-    permuted: Mapping[str, Control | None], alpha: float, metric: str
+    permuted: Mapping[str, Control | None], alpha: float, metric: str, value: float | None
 ) -> tuple[bool | None, list[str]]:
     sentences = []
     for name, whose in PERMUTATIONS.items():
         control = permuted.get(name)
         if control is not None and control.p_value is not None and control.n_permutations:
             as_good = round(control.p_value * (1 + control.n_permutations)) - 1
+            apart = control.observed is not None and number(control.observed) != number(value)
+            before = f" before calibration ({number(control.observed)})" if apart else ""
             sentences.append(
-                f"With the labels of the {whose} permuted, the {metric} was at least as high in {as_good:,} of "
+                f"With the labels of the {whose} permuted, the {metric}{before} was at least as high in {as_good:,} of "
                 f"{control.n_permutations:,} permutations: p = {p_value(control.p_value)} "
                 f"(the smallest possible is {p_value(control.smallest_p_value)})."
             )

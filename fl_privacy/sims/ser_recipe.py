@@ -343,6 +343,7 @@ class FederatedSerRecipe:
             run,
             simulation=settings.resolved(),
             threat_model=self.threat_model.to_result(),
+            attacks={c.name: _first_line(c.attack) for c in self._contests if c.aware},
             utility=utility,
             beside=[quote(run, n, evaluation, utility, confidence) for n in range(len(self._beside))],
             corpora={"private": facts["victim"][:-1], "auxiliary": facts[own][:-1]},
@@ -404,3 +405,7 @@ class FederatedSerRecipe:
 
 def _observed(stages: Sequence[Path]) -> Observed:
     return Observed.of([(UpdateStore(path / "updates"), Labels.read(path / "labels.csv")) for path in stages])
+
+
+def _first_line(attack: object) -> str:
+    return (type(attack).__doc__ or "").strip().partition("\n")[0]

@@ -9,7 +9,7 @@ never asks the encoder.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,23 +76,23 @@ class GivenResult:
         By side: utterances that were not used, and why.
     queries : int
         Utterances sent to the target.
-    without_untrained : str or None
-        Why there is no control by networks that were never trained.
+    without : mapping of str to str
+        By control that there is not: why.
     """
 
     controlled: Reading
     published: Reading | None
     left_out: Mapping[str, dict[str, str]]
     queries: int
-    without_untrained: str | None = None
+    without: Mapping[str, str] = field(default_factory=dict)
 
     def controls(self, permutations: int) -> list[Control]:
         """The controls of all readings; in place of one that there is not, the reason why."""
         found: list[Control] = []
         for reading in self.readings:
             found += reading.controls(permutations)
-            if self.without_untrained is not None:
-                found += reading.lacking(RANDOM_ENCODER, self.without_untrained)
+            for control, why in self.without.items():
+                found += reading.lacking(control, why)
         return found
 
     @property
@@ -106,8 +106,7 @@ class GivenResult:
             "Controlled: inputs of one length, the attacker's own speakers are not judged",
             *self.controlled.table(),
         ]
-        if self.without_untrained is not None:
-            lines.append(f"No {RANDOM_ENCODER} as a control. {self.without_untrained}")
+        lines += [f"No {control} as a control. {why}" for control, why in self.without.items()]
         if self.published is not None:
             lines += ["", "As published (no claim: what never asks the encoder stands beside)", *self.published.table()]
         return "\n".join(lines)
@@ -152,7 +151,10 @@ def attack_given_encoder(
         judged = {side: everything[side] for side in (MEMBERS, NONMEMBERS)}
         published, more = _read(folder, way, held, mine, judged, settings, why is None, left_out, told)
         sent += more
-    return GivenResult(controlled, published, left_out, sent, why)
+    without = {} if why is None else {RANDOM_ENCODER: why}
+    if not settings.others:
+        without["wrong-encoder"] = "controls.checkpoint names no encoder of the same kind that others' speech trained."
+    return GivenResult(controlled, published, left_out, sent, without)
 
 
 def _read(

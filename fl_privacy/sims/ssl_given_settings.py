@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from fl_privacy.attacks.membership.ssl.attacks import frame_attacks
 from fl_privacy.attacks.membership.ssl.pseudo_labels import Learning
@@ -83,11 +85,25 @@ class GivenMembership:
         check_attacks(self.attacks)
         if self.encoder.encoder is None and not self.encoder.architecture:
             raise UserError("target.architecture: missing; which network is the checkpoint of?")
-        files = [one.checkpoint for one in (self.encoder, *self.others)]
-        if self.others and len(set(files)) < len(files):
-            raise UserError("controls.checkpoint: a file stands there twice, or is the target's own")
+        self._check_files()
         for name in self.attacks:
             self._check_attack(name)
+
+    def _check_files(self) -> None:
+        """Refuse a reference that is the target, or another reference, under whatever name."""
+        seen: dict[str, str] = {}
+        for one in (self.encoder, *self.others):
+            path = Path(one.checkpoint or "")
+            if one.checkpoint is None or not (self.others and path.is_file()):
+                continue
+            with path.open("rb") as file:
+                held = hashlib.file_digest(file, "sha256").hexdigest()
+            if held in seen:
+                raise UserError(
+                    f"controls.checkpoint: a reference stands there twice, or is the target's own: {path} holds what "
+                    f"{seen[held]} does"
+                )
+            seen[held] = str(path)
 
     def _check_attack(self, name: str) -> None:
         from fl_privacy.models.pretrained import IN_REPO

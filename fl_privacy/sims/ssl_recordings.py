@@ -173,7 +173,8 @@ def usable_utterances(
             elif held.seconds(id) < inputs.seconds:
                 raise AudioError(inputs.too_short)
         except AudioError as error:
-            left_out[id] = str(error)
+            # Without the file's path, so that recordings with one fault are counted together.
+            left_out[id] = str(error).partition(": ")[2] or str(error)
         else:
             found.setdefault(held.speakers[id], []).append(id)
     for name in [name for name, ids in found.items() if len(ids) < 2]:

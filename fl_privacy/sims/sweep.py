@@ -89,6 +89,8 @@ def sweep(
     base = base.model_copy(update={"sweep": chosen})
     root = Path(out) if out is not None else default_folder(f"sweep-{Path(str(source)).stem}", base)
     cells = cells_of(source, fixed, chosen, root)
+    if any(getattr(file, "beside", ()) for cell in cells for file in cell.files):
+        raise ConfigError("beside is of one run; a sweep varies the defense itself: --vary 'defense=...'")
     if ray is not None and processes is not None and ray != "local":
         raise ConfigError("processes is for runs on this machine; a Ray cluster runs as many as it has CPUs")
     _run_all(cells, processes or cores(), progress, ray)
