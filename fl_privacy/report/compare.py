@@ -124,7 +124,7 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
         differing = [
             (key, values)
             for key, values in apart([run.part("simulation") for run in runs.values()])
-            if key.split(".")[0] not in _UNTOLD and key != "capture.keep"
+            if key not in _UNTOLD
         ]
         for number, (path, run) in enumerate(runs.items()):
             simulation = run.part("simulation")
@@ -135,8 +135,8 @@ def read_runs(folders: Sequence[Path]) -> list[Compared]:
     return found
 
 
-_UNTOLD = ("attack", "beside")
-"""Settings that the tables tell, or a run's own report; what it keeps of its updates changes no number either."""
+_UNTOLD = ("attack", "beside", "capture.keep")
+"""Which attacks there are the tables tell, what is beside a run its own report; what it keeps changes no number."""
 
 
 def _run_folders(folders: Sequence[Path]) -> Iterator[Path]:

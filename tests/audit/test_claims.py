@@ -41,7 +41,7 @@ def claim(**changes):
 def test_fields_are_those_of_the_result_file():
     assert list(claim().to_dict()) == FIELDS
     control = Control(attack="x-hat", unit="speaker", metric="auc", value=0.5, control="permutation", of="x-hat")
-    assert set(control.to_dict()) == {*FIELDS, "control", "of", "n_permutations", "p_value"}
+    assert set(control.to_dict()) == {*FIELDS, "control", "of", "n_permutations", "p_value", "observed"}
     privacy = Privacy(unit="client", mechanism="dp-sgd", protects_from="server")
     assert set(privacy.to_dict()) == {
         "unit",

@@ -282,3 +282,20 @@ def test_templates_travel_with_the_package():
         assert (folder / section.template).is_file()
     pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text()
     assert 'packages = ["fl_privacy"]' in pyproject
+
+
+def test_permutations_of_another_statistic_than_the_claims_say_of_which(make):
+    run = make(shift=3.0)
+    assert "before calibration" not in render(run.result, run.rows)
+    (control,) = [
+        c
+        for c in run.result["controls"]
+        if (c["control"], c["of"], c["unit"]) == ("permuted-auxiliary-labels", "strong", "speaker")
+    ]
+    control["observed"] = 0.1234
+    text = render(run.result, run.rows)
+    assert (
+        "With the labels of the attacker's own speakers permuted, the AUC before calibration (0.123) was"
+        in text.replace("&#39;", "'")
+    )
+    assert text.count("before calibration") == 1

@@ -71,7 +71,7 @@ def test_controls_on_a_part_are_no_baselines(make):
     run = make()
     before = render(run.result, run.rows)
     control = {**claim("strong", 0.99, conditions={"leaked_updates": 1}), "control": "blind-new", "of": "strong"}
-    run.result["controls"].insert(0, {**control, "n_permutations": None, "p_value": None})
+    run.result["controls"].insert(0, {**control, "n_permutations": None, "p_value": None, "observed": None})
     assert render(run.result, run.rows) == before
 
 
@@ -167,13 +167,19 @@ def result_of(metrics: dict[str, float], over: str, guessed: dict[str, float], a
     claims.append(
         claim("best", 0.2, metric=f"{over}_over_best_blind", conditions={"best_blind": "blind-norm"}, **shared)
     )
-    none = {"n_permutations": None, "p_value": None, "of": "best"}
+    none = {"n_permutations": None, "p_value": None, "observed": None, "of": "best"}
     controls = [
         {**claim("majority", value, metric=metric, **shared), "control": "majority", **none}
         for metric, value in guessed.items()
     ]
     controls.append({**claim("blind-norm", 0.3, metric=over, **shared), "control": "blind-norm", **none})
-    permuted = {"control": "permuted-private-labels", "of": "best", "n_permutations": 999, "p_value": 0.001}
+    permuted = {
+        "control": "permuted-private-labels",
+        "of": "best",
+        "n_permutations": 999,
+        "p_value": 0.001,
+        "observed": None,
+    }
     controls.append({**claim("best", 0.25, metric=over, **shared), **permuted})
     return {"schema": 1, "claims": claims, "controls": controls}
 

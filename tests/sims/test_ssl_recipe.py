@@ -408,6 +408,9 @@ def test_a_network_of_ones_own_has_untrained_ones_beside_it_and_a_bare_function_
     assert all(c["value"] is None and why in c["reason"] for c in found)
     assert not any(c["conditions"].get("best_blind", "").startswith("random-encoder") for c in result["claims"])
     assert "No random-encoder as a control" in (out / "audit" / "table.txt").read_text()
+    # Nor is any encoder named that others' speech trained.
+    assert "No wrong-encoder as a control" in (out / "audit" / "table.txt").read_text()
+    assert "controls.checkpoint names no encoder" in (out / "report.html").read_text()
     assert why.replace("`", "") in (out / "report.html").read_text().replace("`", "")
 
 
@@ -485,6 +488,11 @@ def test_a_file_without_its_head_and_references_that_are_none_are_refused(libris
     content["controls"]["checkpoint"] = [content["target"]["checkpoint"], str(pretrained / "one.pt")]
     with pytest.raises(UserError, match="stands there twice, or is the target's own"):
         run(content, out=tmp_path / "run")
+    for of in ("target", "one"):  # under another name
+        (tmp_path / "copy.pt").write_bytes((pretrained / f"{of}.pt").read_bytes())
+        content["controls"]["checkpoint"] = [str(tmp_path / "copy.pt"), str(pretrained / "one.pt")]
+        with pytest.raises(UserError, match=f"one.pt holds what .*copy.pt does|copy.pt holds what .*{of}.pt does"):
+            run(content, out=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

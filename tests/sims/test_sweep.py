@@ -300,6 +300,9 @@ def test_a_wrong_sweep_is_refused(section: dict[str, Any], message: str, tmp_pat
 
 
 def test_a_sweep_is_not_one_run(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="a sweep varies the defense itself"):
+        sweep("demo", vary=["simulation.seed=1,2"], out=tmp_path / "beside")
+    assert not (tmp_path / "beside").exists()
     with pytest.raises(ConfigError, match="`fl-privacy sweep`"):
         run_simulation(grids(["federation.rounds=1,2"]), out=tmp_path / "r")
     assert not (tmp_path / "r").exists()
