@@ -39,7 +39,7 @@ def main() -> None:
     # As with `python -m`: a file's own attacks and extractors are found beside it.
     sys.path.insert(0, os.getcwd())
     try:
-        app()
+        app(prog_name="fl-privacy")  # `python -m`, too: completion is of a command, not of Python
     except UserError as error:
         print(f"fl-privacy: {error}", file=sys.stderr)
         sys.exit(2)
@@ -73,8 +73,9 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Run a simulation: training, attacks, audit, report."""
-    from fl_privacy.attacks.files import read_result, table
+    from fl_privacy.attacks.files import table
     from fl_privacy.audit import Claim, Control
+    from fl_privacy.audit.files import read_result
     from fl_privacy.config import load_any
     from fl_privacy.sims.run import default_folder, recipe_of, run_file
 

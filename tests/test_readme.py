@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from fl_privacy import cli, config
-from fl_privacy.attacks.files import read_result
 from fl_privacy.audit import Claim
+from fl_privacy.audit.files import read_result
 from fl_privacy.audit.reading import main_claims
 from fl_privacy.corpora import Corpus, write
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +72,3 @@ def cell(claim: Claim | None) -> str:
     if claim.low is None or claim.high is None:
         return f"{claim.value:.3f}"
     return f"{claim.value:.3f} [{claim.low:.3f}, {claim.high:.3f}]"
-
-
-def read_result(path: Path) -> Mapping[str, Any]:
-    """Read a result.json."""
-    result: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return result

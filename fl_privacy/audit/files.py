@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .._version import __version__
+from ..errors import UserError
 from .audit import Audit
 from .base import AnyAudit
 from .claims import Claim, Control, jsonable
@@ -159,6 +160,25 @@ def write_result(folder: Path, claims: Sequence[Claim], controls: Sequence[Contr
         "queries": 0,
     } | {key: jsonable(value) for key, value in parts.items()}
     write_atomically(folder / "result.json", json.dumps(result, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_result(path: Path) -> Mapping[str, Any]:
+    """Read a result.json.
+
+    Raises
+    ------
+    UserError
+        Where there is none, or it is no result.
+    """
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"no result at {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); delete it and run again") from error
+    if not isinstance(result, Mapping):
+        raise UserError(f"{path} is not a result: it holds a {type(result).__name__}")
+    return result
 
 
 def save(audit: AnyAudit, folder: str | os.PathLike[str], **context: Any) -> None:

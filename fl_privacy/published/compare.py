@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.attacks.as_published import LEAKED, PROTOCOL
-from fl_privacy.attacks.files import aligned, read_result
+from fl_privacy.attacks.files import aligned
+from fl_privacy.audit.files import read_result
 from fl_privacy.errors import UserError
 from fl_privacy.published import GENERATIONS, STUDIES, Published, membership, pizzi2023, values
 from fl_privacy.published.departures import departures

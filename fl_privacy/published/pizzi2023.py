@@ -146,7 +146,8 @@ def _ours(result: Mapping[str, Any], attack: str) -> list[str]:
     shares = {
         claim["conditions"]["judge"]: claim["value"]
         for claim in result["claims"]
-        if (claim["attack"], claim["metric"]) == (attack, "accuracy") and "readout" not in claim["conditions"]
+        if (claim["attack"], claim["metric"], claim["attribute"]) == (attack, "accuracy", "identity")
+        and "readout" not in claim["conditions"]
     }
     lain = result["inversion"]["distances"].get(attack, {}).get("own_recognised")
     numbers = [shares.get("attacked"), shares.get("other architecture"), None if lain is None else lain["mean"]]

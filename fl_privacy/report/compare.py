@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.audit import Claim
+from fl_privacy.audit.files import read_result
 from fl_privacy.audit.reading import TITLES, columns, span
 from fl_privacy.config.differences import apart
 from fl_privacy.errors import UserError
 from fl_privacy.report import figures, inversion, inversion_lookups, sections, words
-from fl_privacy.report.files import read_result
 from fl_privacy.report.notes import Notes, plain_cell
 from fl_privacy.report.page import Page, Section, page
 from fl_privacy.report.run import PERMUTATIONS, Run, printable

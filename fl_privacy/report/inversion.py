@@ -70,10 +70,14 @@ def verdict(run: Run) -> Verdict:
         return Verdict(words.SHOWN, "Voices are reconstructed that somebody else recognises", tuple(sentences))
     if is_guessing(at_its_work(run)):
         sentences.append(
-            "That nothing is found in a classifier that has learned nothing says nothing of one that has: train it for "
-            "longer, or attack another."
+            "Nothing found in a classifier that may have learned nothing says nothing of one that has: train it for "
+            "longer, attack another, or let it know more speakers, so that its work can be told from guessing."
         )
-        return Verdict(words.UNRESOLVED, "The classifier under attack knows nobody: nothing follows", tuple(sentences))
+        return Verdict(
+            words.UNRESOLVED,
+            "The classifier under attack cannot be told from one that guesses: nothing follows",
+            tuple(sentences),
+        )
     if not beats and not rare:
         sentences.append(
             "An independent recogniser does not show more than chance here; that is no proof that no attack could."
@@ -94,7 +98,7 @@ def headline(run: Run) -> Mapping[str, Any]:
     )
     task = (
         f"The attacker reconstructs the voices of {words.count(lead.n_speakers, 'speaker')} from a classifier that "
-        f"knows them, with the attack {lead.attack}. It counts only where an independent recogniser agrees."
+        f"was trained on them, with the attack {lead.attack}. It counts only where an independent recogniser agrees."
     )
     measured = [
         *_work(run),

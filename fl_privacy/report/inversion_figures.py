@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, drawing, inline
+from fl_privacy.report.svg import FAINT, FIRST, INK, SECOND, Figure, drawing, inline
 
 _WIDTH = 4.0
 
@@ -34,8 +34,8 @@ class Shown:
     seconds: float
 
 
-def waves(name: str, shown: Sequence[Shown], label: str) -> str:
-    """Draw each wave above its spectrogram.
+def waves(name: str, shown: Sequence[Shown], label: str) -> Figure:
+    """Draw each wave above its spectrogram; its table is of the waves, which spectrograms are made of.
 
     Parameters
     ----------
@@ -69,10 +69,15 @@ def waves(name: str, shown: Sequence[Shown], label: str) -> str:
                 below.set_xticks([])
             else:
                 below.set_xlabel("seconds")
-    return inline(drawn[0], name, label)
+    rows = [
+        (one.name, float(at), low, high)
+        for one in shown
+        for at, low, high in zip(np.linspace(0, one.seconds, len(one.low)), one.low, one.high, strict=True)
+    ]
+    return Figure(name, inline(drawn[0], name, label), ("name", "seconds", "low", "high"), tuple(rows))
 
 
-def picture(groups: Sequence[tuple[str, ArrayLike]], inverted: Sequence[tuple[str, ArrayLike]], label: str) -> str:
+def picture(groups: Sequence[tuple[str, ArrayLike]], inverted: Sequence[tuple[str, ArrayLike]], label: str) -> Figure:
     """Draw d-vectors on two principal axes: real ones small, inverted ones large.
 
     Parameters
@@ -119,4 +124,10 @@ def picture(groups: Sequence[tuple[str, ArrayLike]], inverted: Sequence[tuple[st
         axes.set_xlabel("first principal axis")
         axes.set_ylabel("second")
         figure.legend(loc="upper left", ncols=2, bbox_to_anchor=(0.02, 1.0), columnspacing=0.8, fontsize=7)
-    return inline(drawn[0], "pca", label)
+    rows = [
+        (name, kind, *map(float, point))
+        for kind, held in (("real", groups), ("inverted", inverted))
+        for name, points in held
+        for point in np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    ]
+    return Figure("pca", inline(drawn[0], "pca", label), ("label", "kind", "first", "second"), tuple(rows))

@@ -110,7 +110,7 @@ def make_table(
 def section_content(
     *,
     before: Sequence[str] = (),
-    figures: Sequence[Mapping[str, str]] = (),
+    figures: Sequence[Mapping[str, Any]] = (),
     tables: Sequence[Mapping[str, Any]] = (),
     after: Sequence[str] = (),
 ) -> dict[str, Any]:

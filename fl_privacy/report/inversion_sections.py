@@ -154,7 +154,10 @@ def distances(run: Run) -> Mapping[str, Any] | None:
                 rows,
                 notes,
             )
-        ]
+        ],
+        after=[
+            "To other speakers, and of inversions for others: the same distances by row and by column, of equal means."
+        ],
     )
 
 
@@ -203,14 +206,14 @@ def gender(run: Run) -> Mapping[str, Any] | None:
     drawn = run.part(PART).get("picture")
     figures = []
     if drawn:
-        svg = inversion_figures.picture(
+        figure = inversion_figures.picture(
             [(name, drawn["real"][name]) for name in drawn["classes"]],
             [(name, drawn["inverted"][name]) for name in drawn["classes"]],
             f"D-vectors on two principal axes by {attribute}, real ones of other people and those inverted by "
             f"{drawn['attack']}.",
         )
         figures.append(
-            {"svg": svg, "caption": f"Inverted d-vectors ({drawn['attack']}) among real ones, by {attribute}."}
+            {"figure": figure, "caption": f"Inverted d-vectors ({drawn['attack']}) among real ones, by {attribute}."}
         )
     return section_content(
         figures=figures,
@@ -313,9 +316,9 @@ def waves(run: Run) -> Mapping[str, Any] | None:
         return None
     shown = [inversion_figures.Shown(**one) for one in examples]
     names = ", ".join(one.name for one in shown)
-    svg = inversion_figures.waves("waves", shown, f"Waves and spectrograms: {names}.")
+    figure = inversion_figures.waves("waves", shown, f"Waves and spectrograms: {names}.")
     return section_content(
-        figures=[{"svg": svg, "caption": "Waves of one speaker, each above its log-mel spectrogram."}]
+        figures=[{"figure": figure, "caption": "Waves of one speaker, each above its log-mel spectrogram."}]
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fl_privacy.audit.files import read_result
 from fl_privacy.report import inversion, words
-from fl_privacy.report.files import read_result, read_scores
+from fl_privacy.report.files import read_scores
 from fl_privacy.report.page import Page, page, write_page
 from fl_privacy.report.run import Run
 from fl_privacy.report.sections import SECTIONS

@@ -11,8 +11,9 @@ from typing import Any
 
 from fl_privacy.audit import Claim
 from fl_privacy.audit.claims import jsonable
+from fl_privacy.audit.files import read_result
 from fl_privacy.errors import UserError
-from fl_privacy.report.files import read_result, read_scores
+from fl_privacy.report.files import read_scores
 from fl_privacy.report.run import Run, printable
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from fl_privacy.attacks.conclude import Evaluation
-from fl_privacy.attacks.files import aligned, cell, read_result
+from fl_privacy.attacks.files import aligned, cell
 from fl_privacy.attacks.saved import load_evidence
 from fl_privacy.audit import AnyAudit, Claim
 from fl_privacy.audit.claims import Estimate
 from fl_privacy.audit.controls import paired_difference
+from fl_privacy.audit.files import read_result
 from fl_privacy.audit.reading import STATIC, TITLES, main_claims, quoted_metric
 from fl_privacy.config import FederatedSerFile
 from fl_privacy.report.swept import plain

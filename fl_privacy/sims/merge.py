@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from fl_privacy.attacks.as_published import merged_claims
-from fl_privacy.attacks.files import read_result, save
+from fl_privacy.attacks.files import save
 from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim, Privacy
-from fl_privacy.audit.files import write_atomically
+from fl_privacy.audit.files import read_result, write_atomically
 from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import SimulationFile, SpeakerMembershipFile, SslMembershipFile
 from fl_privacy.report import write_report

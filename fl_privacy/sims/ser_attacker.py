@@ -18,8 +18,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fl_privacy._processes import one_thread
-from fl_privacy.attacks.files import read_result, table
+from fl_privacy.attacks.files import table
 from fl_privacy.audit import Claim, Control
+from fl_privacy.audit.files import read_result
 from fl_privacy.config import FederatedSerFile, load, parse_setting
 from fl_privacy.errors import UserError
 from fl_privacy.sims.engines import on_grid

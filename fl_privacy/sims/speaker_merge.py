@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fl_privacy.attacks.files import read_result, save
+from fl_privacy.attacks.files import save
 from fl_privacy.attacks.saved import load_evidence, merge
 from fl_privacy.audit import Claim
+from fl_privacy.audit.files import read_result
 from fl_privacy.config import SpeakerMembershipFile
 from fl_privacy.report import write_report
 from fl_privacy.sims.recipe import EVIDENCE

@@ -23,7 +23,13 @@ def test_the_table_is_printed_as_it_was_published():
 
 def claim(judge: str, value: float, **conditions):
     shared = {"classes": 40, "judge": judge, **conditions}
-    return {"attack": "standard from laplace", "metric": "accuracy", "value": value, "conditions": shared}
+    return {
+        "attack": "standard from laplace",
+        "metric": "accuracy",
+        "attribute": "identity",
+        "value": value,
+        "conditions": shared,
+    }
 
 
 def test_a_run_stands_beside_it_with_what_differs(tmp_path):
@@ -34,6 +40,8 @@ def test_a_run_stands_beside_it_with_what_differs(tmp_path):
             claim("attacked", 0.925),
             claim("attacked", 0.5, readout="trim"),
             claim("other architecture", 0.025),
+            # What is read of a label has the same metric, and no judge.
+            claim("attacked", 0.75) | {"attribute": "gender", "conditions": {"classes": 40}},
         ],
         "inversion": {"distances": {"standard from laplace": {"own_recognised": {"mean": 0.701}}}},
     }

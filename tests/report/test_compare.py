@@ -67,7 +67,7 @@ def test_what_cannot_be_laid_side_by_side_is_said(write, tmp_path):
         make_report([one, two])
     with pytest.raises(UserError, match="given twice"):
         make_report([one, one], tmp_path / "out.html")
-    with pytest.raises(UserError, match="no result to report on"):
+    with pytest.raises(UserError, match="no result at"):
         make_report([one, tmp_path / "nowhere"], tmp_path / "out.html")
     assert not (tmp_path / "out.html").exists()
     (tmp_path / "a-file").write_text("")

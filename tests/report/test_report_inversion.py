@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from fl_privacy.attacks.inversion.distances import distances
-from fl_privacy.report import words
+from fl_privacy.report import make_report, words
 from fl_privacy.report.inversion import headline, is_inversion, verdict
 from fl_privacy.report.inversion_sections import countermeasures, recognised
 from fl_privacy.report.render import render
@@ -75,7 +77,7 @@ def test_a_classifier_that_knows_nobody_is_said_first_and_nothing_follows_from_i
     told = headline(run)
     assert "cannot be told from one that guesses" in told["measured"][0]
     assert "recognises 0.050 (95 % interval" in told["measured"][0] and "chance is 0.050" in told["measured"][0]
-    assert told["verdict"].kind == words.UNRESOLVED and "knows nobody" in told["verdict"].title
+    assert told["verdict"].kind == words.UNRESOLVED and "cannot be told from one that guesses" in told["verdict"].title
     assert "learned nothing says nothing" in " ".join(told["verdict"].sentences)
     # What both tests show is shown, whatever the classifier is worth.
     found = verdict(Run.of(result(5.0, deaf=ATTACKED), ()))
@@ -113,3 +115,13 @@ def test_the_page_has_every_judge_and_what_is_not_resolved():
     assert "too few real voices to tell a rate of 1 %" in page
     assert "Model inversion: 20 speakers" in page and "Privacy audit" not in page
     assert "own, unused recordings (200 ms)" in page and "another person" in page
+
+
+def test_the_numbers_behind_its_figures_are_saved(tmp_path):
+    wave = {"low": [-0.5, -0.25], "high": [0.5, 0.25], "seconds": 0.2, "spectrum": np.eye(8).tolist()}
+    (tmp_path / "result.json").write_text(
+        json.dumps(result(5.0) | {"inversion": {"examples": [{"name": "a", **wave}]}})
+    )
+    page, table = make_report([tmp_path], data=tmp_path / "numbers")
+    assert table.read_text().splitlines() == ["name,seconds,low,high", "a,0.0,-0.5,0.5", "a,0.2,-0.25,0.25"]
+    assert "data as CSV" in page.read_text()

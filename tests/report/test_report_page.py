@@ -219,7 +219,7 @@ def test_the_report_replaces_an_old_one_whole_and_leaves_nothing_else(make, tmp_
 @pytest.mark.parametrize(
     ("result", "scores", "message"),
     [
-        (None, "", "no result to report on"),
+        (None, "", "no result at"),
         ("{", "", "not JSON"),
         ("[]", "", "list"),
         ('{"schema": 99}', "", "schema 99"),

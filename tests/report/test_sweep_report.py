@@ -326,7 +326,7 @@ def test_what_comes_from_files_is_shown_and_never_obeyed(write):
         (None, "no sweep to report on"),
         ("{", "no list of a sweep's cells"),
         ("3", "no list of a sweep's cells"),
-        ('[{"settings": {}, "seeds": [1], "path": "gone/result.json"}]', "no result to report on"),
+        ('[{"settings": {}, "seeds": [1], "path": "gone/result.json"}]', "no result at"),
     ],
 )
 def test_a_folder_that_is_no_sweep_is_refused_in_words(tmp_path, content, message):

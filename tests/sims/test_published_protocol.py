@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fl_privacy.attacks.files import read_result
 from fl_privacy.audit import Claim
+from fl_privacy.audit.files import read_result
 from fl_privacy.audit.reading import main_claims
 from fl_privacy.config import FederatedSerFile, load
 from fl_privacy.published.compare import comparison
@@ -150,11 +150,11 @@ def test_each_shadow_federation_leaves_out_its_fold_of_each_corpus(finished: Pat
     for number in range(2):
         *_, last = json.loads((finished / f"shadow-{number}" / "corpora.json").read_text())
         everybody = Labels.read(finished / f"shadow-{number}" / "labels.csv").rows.values()
-        assert len(last["test_speakers"]) == 4  # two of ten, twice
-        assert not {row["speaker"] for row in everybody} & set(last["test_speakers"])
+        assert len(set(last["test_whose"])) == 4  # two of ten, twice
+        assert not {row["speaker"] for row in everybody} & set(last["test_whose"])
         assert len({row["speaker"] for row in everybody}) == 16
     first, second = (json.loads((finished / f"shadow-{n}" / "corpora.json").read_text())[-1] for n in (0, 1))
-    assert not set(first["test_speakers"]) & set(second["test_speakers"])
+    assert not set(first["test_whose"]) & set(second["test_whose"])
 
 
 def test_all_federations_start_from_the_victims_weights_where_that_is_said(finished: Path, tmp_path: Path) -> None:
