@@ -149,5 +149,6 @@ def test_what_cannot_be_run_beside_is_refused_before_anything_runs(tmp_path: Pat
 def test_the_demo_is_the_first_simulation_and_a_defense_beside_it() -> None:
     demo, first = (load(name).resolved() for name in ("demo", "federated-ser"))
     assert demo.pop("beside") == [{"defense": [DP]}]
-    first.pop("beside", None)
+    assert demo["audit"].pop("canaries") == 100
+    first.pop("beside"), first["audit"].pop("canaries")
     assert demo == first
