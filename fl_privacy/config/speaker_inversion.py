@@ -19,6 +19,26 @@ OUTPUT_LEVEL = ("confidence-noise", "rounding", "purification", "label-only")
 TRAINING_LEVEL = ("dropout", "label-smoothing", "dp-sgd")
 """Countermeasures in training."""
 
+_OF_USE = {
+    "length": ("sliding", "restarts", "shift-robust", "source-filter"),
+    "stride": ("sliding", "restarts"),
+    "attempts": ("source-filter",),
+}
+"""Settings of certain attacks alone."""
+
+_BUDGET = (
+    "objective",
+    "step",
+    "scale",
+    "step_size",
+    "iterations",
+    "patience",
+    "threshold",
+    "length",
+    "stride",
+)
+"""Settings in which a control of equal budget agrees."""
+
 
 class CorpusPart(CorpusChoice):
     """A corpus of voices, or of those with certain labels."""
@@ -59,7 +79,7 @@ class InversionTarget(Section):
     size: Literal["published", "middle", "small"] = "middle"
     steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=64, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     decay: Literal["linear", "none"] = "linear"
     """Whether the learning rate falls to zero over the steps, or stays, as published."""
@@ -86,12 +106,12 @@ class InversionAttackChoice(Section):
     step: Literal["plain", "normalised", "adam"] = "plain"
     scale: Literal["variance", "published"] = "variance"
     """Steps relative to the start's variance, or of the published sizes (a constant start always takes these)."""
-    step_size: float = Field(default=0.5, gt=0)
+    step_size: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Relative to the start's variance."""
     iterations: int = Field(default=200, ge=1)
     """Of each window, at most."""
     patience: int = Field(default=50, ge=1)
-    threshold: float = Field(default=1e-3, gt=0)
+    threshold: float = Field(default=1e-3, gt=0, lt=1)
     """A cost, one minus the probability, at which a window is done."""
     length: int = Field(default=6400, ge=1)
     """Samples of a vector that is longer than a window; of restarts: of the slid vector that they stand beside."""
@@ -106,6 +126,14 @@ class InversionAttackChoice(Section):
             raise ValueError("starts: missing; what does the attack start from?")
         if self.name not in FROM_WAVES and self.starts:
             raise ValueError(f"starts: {self.name} has one of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _of_use(self) -> InversionAttackChoice:
+        for key, names in _OF_USE.items():
+            # Settings that a result resolved name every key: a default says nothing.
+            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: of no use to {self.name}; it is of {', '.join(names)}")
         return self
 
 
@@ -158,9 +186,9 @@ class QuerySettings(Section):
     """Classes that are attacked by queries: the first in the target's order."""
     pairs: int = Field(default=24, ge=1)
     iterations: int = Field(default=100, ge=1)
-    step_size: float = Field(default=0.05, gt=0)
+    step_size: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Length of a step, as a share of the wave's."""
-    radius: float = Field(default=0.1, gt=0)
+    radius: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     below: float = Field(default=0.5, gt=0, le=1)
 
 
@@ -206,6 +234,24 @@ class SpeakerInversionFile(Section):
                 raise ValueError(f"countermeasure: unknown {name!r}. Known: {', '.join(known)}")
             if name in TRAINING_LEVEL and self.target.checkpoint is not None:
                 raise ValueError(f"countermeasure: {name} is a matter of training; the checkpoint is trained already")
+        return self
+
+    @model_validator(mode="after")
+    def _equal_budgets(self) -> SpeakerInversionFile:
+        """Restarts that differ from the sliding beside them in more than sliding are no control of it."""
+        places = {attack.name: place for place, attack in enumerate(self.attack)}
+        if not {"sliding", "restarts"} <= set(places):
+            return self
+        slid, restarted = (self.attack[places[name]] for name in ("sliding", "restarts"))
+        if not set(slid.starts) & set(restarted.starts):
+            return self
+        for key in _BUDGET:
+            mine, other = getattr(restarted, key), getattr(slid, key)
+            if mine != other:
+                raise ValueError(
+                    f"attack.{places['restarts']}.{key}: restarts are the control of sliding from the same start and "
+                    f"have to agree with it: {mine} here, {other} there"
+                )
         return self
 
     def resolved(self) -> dict[str, Any]:

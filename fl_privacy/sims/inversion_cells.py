@@ -124,7 +124,8 @@ class Cell:
         name = "ones" if self.start == "minus-ones" else self.start
         if name not in PUBLISHED_STEP:
             raise UserError(f"attack {self.attack.name!r}: the study gives no step size for starts of {self.start!r}")
-        return PUBLISHED_STEP[name][self.attack.name == "sliding"]
+        # Restarts are the control of sliding: they differ from it in nothing else.
+        return PUBLISHED_STEP[name][self.attack.name in ("sliding", "restarts")]
 
 
 def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:

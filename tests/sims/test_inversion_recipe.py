@@ -440,6 +440,9 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
     assert find(result, "speech: own recordings", "accepted_at_eer", judge="other architecture")
 
 
+STANDARD = {"name": "standard", "starts": ["laplace"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -457,11 +460,49 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
             {"attack": [{"name": "dvector", "step": 3, "stepsize": 1}]},
             r"stepsize: unknown key \(did you mean 'step_size'",
         ),
+        ({"attack": [STANDARD | {"step_size": float("inf")}]}, r"attack\.0\.step_size: .*finite"),
+        ({"attack": [STANDARD | {"threshold": 2}]}, r"attack\.0\.threshold: .*less than 1"),
+        ({"attack": [STANDARD, {"name": "dvector", "length": 4800}]}, r"attack\.1.*length: of no use to dvector"),
+        ({"attack": [STANDARD | {"attempts": 3}]}, "attempts: of no use to standard; it is of source-filter"),
     ],
 )
 def test_files_are_checked(speech, changes, message):
     with pytest.raises(ConfigError, match=message):
         load_any(settings(speech, **changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objective", "margin"),
+        ("step", "adam"),
+        ("scale", "published"),
+        ("step_size", 0.1),
+        ("iterations", 2),
+        ("patience", 7),
+        ("threshold", 0.01),
+        ("length", 8000),
+        ("stride", 900),
+    ],
+)
+def test_restarts_beside_sliding_have_its_budget(speech, key, value):
+    """A control that may take 2 steps where sliding takes 60 is none."""
+    slid = {"name": "sliding", "starts": ["white", "laplace"], "iterations": 60}
+    restarted = slid | {"name": "restarts", "starts": ["laplace"]}
+    assert load_any(settings(speech, attack=[slid, restarted]))
+    with pytest.raises(ConfigError, match=rf"attack\.1\.{key}: restarts are the control of sliding .*: {value} here"):
+        load_any(settings(speech, attack=[slid, restarted | {key: value}]))
+    # From another start they are no control of it.
+    assert load_any(settings(speech, attack=[slid, restarted | {key: value, "starts": ["brown"]}]))
+
+
+def test_restarts_take_slidings_published_step():
+    steps = {}
+    for name in ("standard", "sliding", "restarts"):
+        attack = inversion_cells.InversionAttackChoice(name=name, starts=("brown",), scale="published")
+        (cell,) = inversion_cells.cells_of([attack])
+        steps[name] = cell.step_size
+    assert steps["restarts"] == steps["sliding"] != steps["standard"]
 
 
 @pytest.mark.parametrize(
