@@ -58,7 +58,7 @@ class InversionPeople(Section):
 
     classes: int | None = Field(default=None, ge=3)
     """Speakers of the private corpus that the target knows; the others are auxiliary. Default: half of them, or all
-    where there is an auxiliary corpus of its own."""
+    where there is an auxiliary corpus of its own; of a checkpoint, its classes."""
     trained: float = Field(default=0.5, gt=0, lt=1)
     """Share of a class's recordings that train the target,"""
     judged: float = Field(default=0.25, gt=0, lt=1)
@@ -234,6 +234,8 @@ class SpeakerInversionFile(Section):
                 raise ValueError(f"countermeasure: unknown {name!r}. Known: {', '.join(known)}")
             if name in TRAINING_LEVEL and self.target.checkpoint is not None:
                 raise ValueError(f"countermeasure: {name} is a matter of training; the checkpoint is trained already")
+        if self.target.checkpoint is not None and self.people.classes is not None:
+            raise ValueError("people.classes: the checkpoint has its classes; leave it out: --set 'people={}'")
         return self
 
     @model_validator(mode="after")

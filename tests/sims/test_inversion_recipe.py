@@ -20,7 +20,8 @@ from fl_privacy.attacks.inversion import Prior, queue
 from fl_privacy.attacks.inversion.queries import EstimatedGradients
 from fl_privacy.config import ConfigError, load_any
 from fl_privacy.errors import UserError
-from fl_privacy.models.classifier import load_classifier
+from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.models.sincnet import SIZES, SincNet
 from fl_privacy.sims import inversion_cells
 from fl_privacy.sims.run import run
 
@@ -279,6 +280,7 @@ def test_a_run_prints_its_tables(done: Path):
 
 def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path: Path):
     content = settings(speech) | {"target": {"checkpoint": str(done / "target" / "classifier.safetensors")}}
+    del content["people"]
     two = {"starts": ["laplace"], "iterations": 3}
     content["attack"] = [
         {"name": "standard", "step_size": 1e38, **two},
@@ -452,6 +454,10 @@ STANDARD = {"name": "standard", "starts": ["laplace"]}
         ({"countermeasure": [{"name": "magic"}]}, "unknown 'magic'. Known: confidence-noise"),
         ({"target": {"checkpoint": "x", "steps": 3}}, "steps: the checkpoint is trained already"),
         ({"target": {"checkpoint": "x"}, "countermeasure": [{"name": "dp-sgd"}]}, "dp-sgd is a matter of training"),
+        (
+            {"target": {"checkpoint": "x"}, "countermeasure": []},
+            "people.classes: the checkpoint has its classes; leave",
+        ),
         ({"people": {"trained": 0.8, "judged": 0.2}}, "leave no recordings to test on"),
         ({"spoof": {"synthesiser": "a:b"}}, "comes with the encoder"),
         ({"judge": {}}, r"judge: unknown key \(did you mean 'judges'\?\)$"),
@@ -520,14 +526,50 @@ def test_restarts_take_slidings_published_step():
         ({"judges": {"encoder": "magic"}}, "unknown speaker encoder 'magic'"),
         ({"countermeasure": [{"name": "rounding", "places": 2}]}, "it takes: digits"),
         ({"countermeasure": [{"name": "dp-sgd", "sigma": 2}]}, "sigma"),
-        ({"people": {"classes": 9}}, "11 speakers with 3 usable recordings; 9 classes and 4 auxiliary"),
-        ({"target": {"checkpoint": "/nowhere/model.pkl"}, "countermeasure": []}, "there is no file /nowhere"),
+        (
+            {"people": {"classes": 9}},
+            "11 speakers with 3 usable recordings; 9 classes and 4 auxiliary speakers take 13;",
+        ),
+        (
+            {"target": {"checkpoint": "/nowhere/model.pkl"}, "countermeasure": [], "people": {}},
+            "there is no file /nowhe",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
     with pytest.raises(UserError, match=message):
         run(settings(speech, **changes), out=tmp_path / "run")
     assert not (tmp_path / "run" / ".done").exists(), "before any training"
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([f"an4-{n}" for n in range(8)], "the checkpoint is of other speakers: it names 8, 'an4-0' for one"),
+        (["p00", "p03"], "the checkpoint has 2 classes; 3 at least"),
+        (["p00", "p03", "nobody"], "'nobody', a class of the target, which names 3 speakers; 2 of them are there"),
+        ([f"p{n:02d}" for n in range(8)], r"has 8 of them, and 4 have to be auxiliary: name an \[auxiliary\] corpus"),
+        ([str(n) for n in range(8)], "8 classes by number, but the private corpus has 11 speakers of use"),
+    ],
+)
+def test_a_checkpoint_of_others_is_refused(speech, tmp_path: Path, classes, message):
+    held = SpeakerClassifier(SincNet(SIZES["small"], len(classes)), classes)
+    held.save(tmp_path / "own.safetensors")
+    content = settings(speech, countermeasure=[], people={}, target={"checkpoint": str(tmp_path / "own.safetensors")})
+    with pytest.raises(UserError, match=message) as refused:
+        run(content, out=tmp_path / "run")
+    assert "lower people.classes" not in str(refused.value), "which would not help"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_that_is_not_finite_is_refused_at_once(speech, tmp_path: Path, done: Path, value):
+    held = load_classifier(done / "target" / "classifier.safetensors")
+    next(iter(held.network.parameters())).data.view(-1)[0] = value
+    held.save(tmp_path / "own.safetensors")
+    content = settings(speech, countermeasure=[], people={}, target={"checkpoint": str(tmp_path / "own.safetensors")})
+    with pytest.raises(UserError, match=r"checkpoint .*own.safetensors holds numbers that are not finite"):
+        run(content, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "target").exists(), "before any stage"
 
 
 def test_the_presets_are_files_of_this_kind(capsys, monkeypatch):
