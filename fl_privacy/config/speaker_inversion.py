@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
+from fl_privacy.errors import UserError
 
 FROM_WAVES = ("standard", "sliding", "restarts", "shift-robust")
 """Attacks that begin with a wave."""
@@ -182,14 +183,26 @@ class Countermeasure(Named):
 class QuerySettings(Section):
     """The attack on a target that only answers."""
 
-    identities: int = Field(default=10, ge=2)
-    """Classes that are attacked by queries: the first in the target's order."""
+    identities: int | None = Field(default=None, ge=2)
+    """Classes that are attacked by queries: the first in the target's order. Default: ten, or all of fewer."""
     pairs: int = Field(default=24, ge=1)
     iterations: int = Field(default=100, ge=1)
     step_size: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Length of a step, as a share of the wave's."""
     radius: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     below: float = Field(default=0.5, gt=0, le=1)
+
+    def attacked(self, classes: int) -> int:
+        """Return how many of a target's classes are attacked.
+
+        Raises
+        ------
+        UserError
+            For more than there are.
+        """
+        if self.identities is not None and self.identities > classes:
+            raise UserError(f"queries.identities: {self.identities} of {classes} classes; the target has no more")
+        return min(10, classes) if self.identities is None else self.identities
 
 
 class InversionOutput(Section):

@@ -147,7 +147,7 @@ def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
 
 
 def check_lengths(cells: Sequence[Cell], window: int) -> None:
-    """Refuse vectors that are shorter than a window of the target.
+    """Refuse vectors that are shorter than a window of the target, and sliding without a second one.
 
     Raises
     ------
@@ -157,6 +157,13 @@ def check_lengths(cells: Sequence[Cell], window: int) -> None:
         length = cell.attack.length
         if cell.of_waves and cell.attack.name != "standard" and length < window:
             raise UserError(f"attack {cell.attack.name!r}: length = {length} is shorter than a window ({window})")
+        if cell.attack.name in ("sliding", "restarts") and windows_of(length, window, cell.attack.stride) < 2:
+            raise UserError(
+                f"attack {cell.attack.name!r}: stride = {cell.attack.stride} leaves length = {length} one window of "
+                f"{window}; two take a stride of {length - window} at most"
+                if length > window
+                else f"attack {cell.attack.name!r}: length = {length} is one window ({window}); two take more"
+            )
 
 
 @dataclass(frozen=True)

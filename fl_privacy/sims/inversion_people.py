@@ -140,8 +140,8 @@ def _of_checkpoint(named: Sequence[str], there: Sequence[str]) -> tuple[str, ...
     if absent and list(named) == [str(number) for number in range(len(named))]:
         if len(there) != len(named):
             raise UserError(
-                f"target: the checkpoint has {len(named)} classes by number, but the private corpus has {len(there)} "
-                "speakers of use; choose its speakers by private.where"
+                f"target: the checkpoint has {len(named)} classes, but the corpus has {len(there)} speakers of use; "
+                "its classes are numbers: choose the speakers by private.where"
             )
         return tuple(there)
     if len(absent) == len(named):

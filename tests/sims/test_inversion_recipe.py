@@ -19,6 +19,7 @@ from fl_privacy import cli
 from fl_privacy.attacks.inversion import Prior, queue
 from fl_privacy.attacks.inversion.queries import EstimatedGradients
 from fl_privacy.config import ConfigError, load_any
+from fl_privacy.config.speaker_inversion import QuerySettings
 from fl_privacy.errors import UserError
 from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
 from fl_privacy.models.sincnet import SIZES, SincNet
@@ -443,6 +444,7 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
 
 
 STANDARD = {"name": "standard", "starts": ["laplace"]}
+SLIDING = {"name": "sliding", "starts": ["laplace"], "stride": 900}
 
 
 @pytest.mark.parametrize(
@@ -523,6 +525,11 @@ def test_restarts_take_slidings_published_step():
             {"attack": [{"name": "sliding", "starts": ["laplace"], "length": 3199}]},
             r"length = 3199 is shorter than a window \(3200\)",
         ),
+        ({"attack": [SLIDING | {"length": 4000}]}, r"stride = 900 .* one window of 3200; two take a stride of 800 at"),
+        ({"attack": [SLIDING | {"length": 3200}]}, r"length = 3200 is one window \(3200\)"),
+        ({"attack": [SLIDING | {"length": 4000, "name": "restarts"}]}, "'restarts': stride = 900 leaves length = 4000"),
+        ({"queries": {"identities": 6}}, "queries.identities: 6 of 5 classes"),
+        ({"queries": {"identities": 6}, "people": {}}, "queries.identities: 6 of 5 classes"),
         ({"judges": {"encoder": "magic"}}, "unknown speaker encoder 'magic'"),
         ({"countermeasure": [{"name": "rounding", "places": 2}]}, "it takes: digits"),
         ({"countermeasure": [{"name": "dp-sgd", "sigma": 2}]}, "sigma"),
@@ -542,6 +549,19 @@ def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
     assert not (tmp_path / "run" / ".done").exists(), "before any training"
 
 
+def test_sliding_has_two_windows_at_least():
+    for length, stride in ((4100, 900), (6400, 3200)):
+        attack = inversion_cells.InversionAttackChoice(
+            name="sliding", starts=("laplace",), length=length, stride=stride
+        )
+        inversion_cells.check_lengths(inversion_cells.cells_of([attack]), 3200)
+
+
+def test_queries_attack_ten_classes_or_all_of_fewer():
+    assert [QuerySettings().attacked(n) for n in (5, 10, 40)] == [5, 10, 10]
+    assert QuerySettings(identities=12).attacked(40) == 12
+
+
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
@@ -549,7 +569,7 @@ def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
         (["p00", "p03"], "the checkpoint has 2 classes; 3 at least"),
         (["p00", "p03", "nobody"], "'nobody', a class of the target, which names 3 speakers; 2 of them are there"),
         ([f"p{n:02d}" for n in range(8)], r"has 8 of them, and 4 have to be auxiliary: name an \[auxiliary\] corpus"),
-        ([str(n) for n in range(8)], "8 classes by number, but the private corpus has 11 speakers of use"),
+        ([str(n) for n in range(8)], "has 8 classes, but the corpus has 11 speakers of use; its classes are numbers"),
     ],
 )
 def test_a_checkpoint_of_others_is_refused(speech, tmp_path: Path, classes, message):
