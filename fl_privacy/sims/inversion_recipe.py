@@ -230,16 +230,22 @@ class SpeakerInversionRecipe:
     def _audio(self, folder: RunFolder, people: People) -> None:
         place = folder.path / "audio"
         place.mkdir(exist_ok=True)
+        ran_off = set()
         for cell in self.cells:
+            found = read_cell(folder.path / "cells" / cell.folder)
+            if found.diverged[0]:
+                ran_off.add(cell.name)
             if cell.of_waves:
-                found = read_cell(folder.path / "cells" / cell.folder)
-                for name, wave in zip(people.classes, found.waves, strict=True):
-                    write_synthetic(place / f"{cell.folder}-{name.replace('/', '-')}.wav", wave)
+                for name, wave, diverged in zip(people.classes, found.waves, found.diverged, strict=True):
+                    # What ran off is no inversion: its wave is mostly the start.
+                    if not diverged:
+                        write_synthetic(place / f"{cell.folder}-{name.replace('/', '-')}.wav", wave)
         if (folder.path / "spoof" / "spoof.npz").exists():
             with np.load(folder.path / "spoof" / "spoof.npz", allow_pickle=False) as held:
                 for key in held.files:
                     voice, _, what = key.rpartition("|")
-                    if what == "example":
+                    # An example is of the first class.
+                    if what == "example" and voice.rpartition(", ")[0] not in ran_off:
                         write_synthetic(place / f"speech-{voice.replace(' ', '-').replace(',', '')}.wav", held[key])
 
     def _of(self, what: str, total: int) -> Callable[[int], None]:

@@ -267,6 +267,7 @@ def test_a_run_prints_its_tables(done: Path):
     ]
     for table, name in zip(tables, [*names, "countermeasure"], strict=True):
         assert table.startswith(name), table
+    assert "diverged" not in result["table"], "where none did"
     lines = {line.split("  ")[0].strip(): line for table in tables for line in table.splitlines()}
     (claim,) = find(result, "speech: map-dvector, ridge mapper", "accepted_at_eer", judge="other architecture")
     assert f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in lines["map-dvector, ridge mapper"]
@@ -287,14 +288,24 @@ def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path
         {"name": "standard", "step_size": 1e38, **two},
         {"name": "sliding", "length": 4800, "stride": 1600, **two},
     ]
-    content |= {"countermeasure": [], "spoof": None, "judges": {"steps": 3, "other_seed": False}}
-    folder = run({key: value for key, value in content.items() if value is not None}, out=tmp_path / "run")
-    costs = json.loads((folder / "result.json").read_text())["inversion"]["costs"]
+    content |= {"countermeasure": [], "output": {"audio": True}, "judges": {"steps": 3, "other_seed": False}}
+    content["spoof"] = {"synthesiser": f"{__name__}:say", "encoder": f"{__name__}:hears", "mappers": ["ridge"]}
+    folder = run(content, out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    costs = result["inversion"]["costs"]
     assert costs["standard from laplace"]["ended"] == {"diverged": CLASSES}
     assert "diverged" not in costs["sliding from laplace"]["ended"]
     with np.load(folder / "cells" / "standard-from-laplace" / "found.npz") as held:
         assert np.isfinite(held["waves"]).all()
     assert f"{CLASSES} diverged" in (folder / "report.html").read_text()
+    lines = [line for line in result["table"].splitlines() if "diverged" in line]
+    assert [line.split(";")[0] for line in lines] == [
+        f"standard from laplace: {CLASSES} of {CLASSES} jobs diverged",
+    ]
+    # Of what ran off there is no audio; of the others there is.
+    assert len(list((folder / "audio").glob("sliding-from-laplace-*.wav"))) == CLASSES
+    assert len(list((folder / "audio").glob("speech-sliding-*.wav"))) == 1
+    assert not list((folder / "audio").glob("*standard-*"))
 
 
 def test_the_report_tells_all_of_it(done: Path):
