@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fl_privacy.config.sections import AuditSettings, CorpusChoice, Named, Once, Section, Simulation
+from fl_privacy.errors import UserError
 
 FROM_WAVES = ("standard", "sliding", "restarts", "shift-robust")
 """Attacks that begin with a wave."""
@@ -18,6 +19,26 @@ OUTPUT_LEVEL = ("confidence-noise", "rounding", "purification", "label-only")
 """Countermeasures on answers: nothing to an attacker who holds the model."""
 TRAINING_LEVEL = ("dropout", "label-smoothing", "dp-sgd")
 """Countermeasures in training."""
+
+_OF_USE = {
+    "length": ("sliding", "restarts", "shift-robust", "source-filter"),
+    "stride": ("sliding", "restarts"),
+    "attempts": ("source-filter",),
+}
+"""Settings of certain attacks alone."""
+
+_BUDGET = (
+    "objective",
+    "step",
+    "scale",
+    "step_size",
+    "iterations",
+    "patience",
+    "threshold",
+    "length",
+    "stride",
+)
+"""Settings in which a control of equal budget agrees."""
 
 
 class CorpusPart(CorpusChoice):
@@ -38,7 +59,7 @@ class InversionPeople(Section):
 
     classes: int | None = Field(default=None, ge=3)
     """Speakers of the private corpus that the target knows; the others are auxiliary. Default: half of them, or all
-    where there is an auxiliary corpus of its own."""
+    where there is an auxiliary corpus of its own; of a checkpoint, its classes."""
     trained: float = Field(default=0.5, gt=0, lt=1)
     """Share of a class's recordings that train the target,"""
     judged: float = Field(default=0.25, gt=0, lt=1)
@@ -59,7 +80,7 @@ class InversionTarget(Section):
     size: Literal["published", "middle", "small"] = "middle"
     steps: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=64, ge=2)
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"
     decay: Literal["linear", "none"] = "linear"
     """Whether the learning rate falls to zero over the steps, or stays, as published."""
@@ -86,12 +107,12 @@ class InversionAttackChoice(Section):
     step: Literal["plain", "normalised", "adam"] = "plain"
     scale: Literal["variance", "published"] = "variance"
     """Steps relative to the start's variance, or of the published sizes (a constant start always takes these)."""
-    step_size: float = Field(default=0.5, gt=0)
+    step_size: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Relative to the start's variance."""
     iterations: int = Field(default=200, ge=1)
     """Of each window, at most."""
     patience: int = Field(default=50, ge=1)
-    threshold: float = Field(default=1e-3, gt=0)
+    threshold: float = Field(default=1e-3, gt=0, lt=1)
     """A cost, one minus the probability, at which a window is done."""
     length: int = Field(default=6400, ge=1)
     """Samples of a vector that is longer than a window; of restarts: of the slid vector that they stand beside."""
@@ -106,6 +127,14 @@ class InversionAttackChoice(Section):
             raise ValueError("starts: missing; what does the attack start from?")
         if self.name not in FROM_WAVES and self.starts:
             raise ValueError(f"starts: {self.name} has one of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _of_use(self) -> InversionAttackChoice:
+        for key, names in _OF_USE.items():
+            # Settings that a result resolved name every key: a default says nothing.
+            if self.name not in names and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key}: of no use to {self.name}; it is of {', '.join(names)}")
         return self
 
 
@@ -154,14 +183,26 @@ class Countermeasure(Named):
 class QuerySettings(Section):
     """The attack on a target that only answers."""
 
-    identities: int = Field(default=10, ge=2)
-    """Classes that are attacked by queries: the first in the target's order."""
+    identities: int | None = Field(default=None, ge=2)
+    """Classes that are attacked by queries: the first in the target's order. Default: ten, or all of fewer."""
     pairs: int = Field(default=24, ge=1)
     iterations: int = Field(default=100, ge=1)
-    step_size: float = Field(default=0.05, gt=0)
+    step_size: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """Length of a step, as a share of the wave's."""
-    radius: float = Field(default=0.1, gt=0)
+    radius: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     below: float = Field(default=0.5, gt=0, le=1)
+
+    def attacked(self, classes: int) -> int:
+        """Return how many of a target's classes are attacked.
+
+        Raises
+        ------
+        UserError
+            For more than there are.
+        """
+        if self.identities is not None and self.identities > classes:
+            raise UserError(f"queries.identities: {self.identities} of {classes} classes; the target has no more")
+        return min(10, classes) if self.identities is None else self.identities
 
 
 class InversionOutput(Section):
@@ -206,6 +247,26 @@ class SpeakerInversionFile(Section):
                 raise ValueError(f"countermeasure: unknown {name!r}. Known: {', '.join(known)}")
             if name in TRAINING_LEVEL and self.target.checkpoint is not None:
                 raise ValueError(f"countermeasure: {name} is a matter of training; the checkpoint is trained already")
+        if self.target.checkpoint is not None and self.people.classes is not None:
+            raise ValueError("people.classes: the checkpoint has its classes; leave it out: --set 'people={}'")
+        return self
+
+    @model_validator(mode="after")
+    def _equal_budgets(self) -> SpeakerInversionFile:
+        """Restarts that differ from the sliding beside them in more than sliding are no control of it."""
+        places = {attack.name: place for place, attack in enumerate(self.attack)}
+        if not {"sliding", "restarts"} <= set(places):
+            return self
+        slid, restarted = (self.attack[places[name]] for name in ("sliding", "restarts"))
+        if not set(slid.starts) & set(restarted.starts):
+            return self
+        for key in _BUDGET:
+            mine, other = getattr(restarted, key), getattr(slid, key)
+            if mine != other:
+                raise ValueError(
+                    f"attack.{places['restarts']}.{key}: restarts are the control of sliding from the same start and "
+                    f"have to agree with it: {mine} here, {other} there"
+                )
         return self
 
     def resolved(self) -> dict[str, Any]:

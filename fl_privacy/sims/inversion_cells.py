@@ -124,7 +124,8 @@ class Cell:
         name = "ones" if self.start == "minus-ones" else self.start
         if name not in PUBLISHED_STEP:
             raise UserError(f"attack {self.attack.name!r}: the study gives no step size for starts of {self.start!r}")
-        return PUBLISHED_STEP[name][self.attack.name == "sliding"]
+        # Restarts are the control of sliding: they differ from it in nothing else.
+        return PUBLISHED_STEP[name][self.attack.name in ("sliding", "restarts")]
 
 
 def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
@@ -146,7 +147,7 @@ def cells_of(attacks: Sequence[InversionAttackChoice]) -> list[Cell]:
 
 
 def check_lengths(cells: Sequence[Cell], window: int) -> None:
-    """Refuse vectors that are shorter than a window of the target.
+    """Refuse vectors that are shorter than a window of the target, and sliding without a second one.
 
     Raises
     ------
@@ -156,6 +157,13 @@ def check_lengths(cells: Sequence[Cell], window: int) -> None:
         length = cell.attack.length
         if cell.of_waves and cell.attack.name != "standard" and length < window:
             raise UserError(f"attack {cell.attack.name!r}: length = {length} is shorter than a window ({window})")
+        if cell.attack.name in ("sliding", "restarts") and windows_of(length, window, cell.attack.stride) < 2:
+            raise UserError(
+                f"attack {cell.attack.name!r}: stride = {cell.attack.stride} leaves length = {length} one window of "
+                f"{window}; two take a stride of {length - window} at most"
+                if length > window
+                else f"attack {cell.attack.name!r}: length = {length} is one window ({window}); two take more"
+            )
 
 
 @dataclass(frozen=True)
@@ -198,6 +206,8 @@ class Found:
         What each began with.
     readouts : mapping of str to ndarray, shape (classes,)
         1 where the attacked classifier recognises it.
+    diverged : ndarray of bool, shape (classes,)
+        Where what is kept of a class came to numbers that are not finite, and ended with the best point before.
     cost : mapping
         ``inversions`` (attempts of restarts and source-filter included), and over all of them ``gradient_steps``,
         ``queries`` (windows classified) and how windows ``ended``.
@@ -208,6 +218,7 @@ class Found:
     waves: NDArray[np.float32]
     starts: NDArray[np.float32]
     readouts: dict[str, Floats]
+    diverged: NDArray[np.bool_]
     cost: dict[str, Any]
     seconds: float
 
@@ -250,9 +261,9 @@ def read_cell(folder: Path) -> Found:
     """Read what came of a cell."""
     with np.load(folder / "found.npz", allow_pickle=False) as held:
         readouts = {key.removeprefix("read "): held[key] for key in held.files if key.startswith("read ")}
-        waves, starts = held["waves"], held["starts"]
+        waves, starts, diverged = held["waves"], held["starts"], held["diverged"]
     cost, took = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in ("cost", "seconds"))
-    return Found(waves, starts, readouts, cost, took["seconds"])
+    return Found(waves, starts, readouts, diverged, cost, took["seconds"])
 
 
 def _do(job: CellJob, told: Told) -> None:
@@ -262,6 +273,7 @@ def _do(job: CellJob, told: Told) -> None:
     asked = classifier.queries
     waves = np.stack([_audible(one.wave) if job.cell.of_waves else one.wave for one in found])
     starts = np.stack([one.start for one in job.jobs]) if job.jobs else _own_starts(job, waves)
+    diverged = np.array([one.reason == "diverged" for one in found])
     classes = len(classifier.classes)
     arrays: dict[str, NDArray[Any]] = {}
     if attack.name == "restarts":
@@ -272,7 +284,7 @@ def _do(job: CellJob, told: Told) -> None:
         arrays["read grid_any"] = np.asarray(right.any(axis=1), dtype=np.float64)
         arrays["read last_window"] = right[np.arange(classes), best].astype(np.float64)
         rows = np.arange(classes) * tries + best
-        waves, starts = waves[rows], starts[rows]
+        waves, starts, diverged = waves[rows], starts[rows], diverged[rows]
     elif attack.name in ("sliding", "shift-robust", "source-filter"):
         told_by = [read_outs(classifier, one).to_dict() for one in found]
         for name in READOUTS if attack.name == "sliding" else ("trim", "sentence"):
@@ -293,7 +305,7 @@ def _do(job: CellJob, told: Told) -> None:
     write_atomically(folder / "seconds.json", json.dumps(seconds) + "\n")
     partial = folder / ".found.npz.partial"
     with partial.open("wb") as out:
-        np.savez(out, allow_pickle=False, waves=waves, starts=starts, **arrays)
+        np.savez(out, allow_pickle=False, waves=waves, starts=starts, diverged=diverged, **arrays)
     partial.replace(folder / "found.npz")
     checkpoint.remove()
 

@@ -122,7 +122,7 @@ def attack_by_queries(
     defense = _defense(counter, target, pool)
     access = Access(lambda windows: probabilities(target, windows), defense)
     rng = np.random.default_rng([seed, 40])
-    identities = min(settings.identities, len(target.classes))
+    identities = settings.attacked(len(target.classes))
     # One answer tells of every class, so that one pool serves all of them.
     answers = access(pool, rng)[:, :identities]
     starts = pool[np.argmax(answers + 1e-9 * rng.random(answers.shape), axis=0)]

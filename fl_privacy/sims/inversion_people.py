@@ -63,12 +63,13 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
     ----------
     file : SpeakerInversionFile
     named : sequence of str, optional
-        The classes of a target that is there already, in its order; by default they are drawn.
+        The classes of a target that is there already, in its order; by default they are drawn. Where they are numbers,
+        they are all speakers of the private corpus, in another order.
 
     Raises
     ------
     UserError
-        Where too few speakers or recordings are left.
+        Where too few speakers or recordings are left, or a class of the target has none.
     """
     corpus = _chosen(file.private)
     waves, reasons = _usable(corpus)
@@ -79,22 +80,14 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
     rng = np.random.default_rng([file.simulation.seed, 20])
     order = [list(enough)[place] for place in rng.permutation(len(enough))]
     own = file.auxiliary is None
-    wanted = len(named or ()) or file.people.classes or (len(order) // 2 if own else len(order))
-    least = wanted + (4 if own else 0)
-    if wanted < 3 or len(order) < least:
+    # In random order: names often begin with the sex, and some things are done to the first classes alone.
+    classes = tuple(order[: _wanted(file, len(order))]) if named is None else _of_checkpoint(named, order)
+    least = len(classes) + (4 if own else 0)
+    if len(order) < least:
         raise UserError(
-            f"people: {len(order)} speakers with {_FEWEST} usable recordings; {wanted} classes"
-            f"{' and 4 auxiliary speakers' if own else ''} take {max(least, 7 if own else 3)}"
-            f"{'; lower people.classes' if wanted > 3 and len(order) >= (7 if own else 3) else ''}"
+            f"people: {len(order)} speakers with {_FEWEST} usable recordings; the checkpoint has {len(classes)} of "
+            "them, and 4 have to be auxiliary: name an [auxiliary] corpus"
         )
-    if named is None:
-        # In random order: names often begin with the sex, and some things are done to the first classes alone.
-        classes = tuple(order[:wanted])
-    else:
-        absent = [name for name in named if name not in enough]
-        if absent:
-            raise UserError(f"private: no {_FEWEST} usable recordings of {absent[0]!r}, a class of the target")
-        classes = tuple(named)
     labels = _labels(corpus, file.people.attribute)
     if own:
         others = {name: tuple(found) for name, found in enough.items() if name not in classes}
@@ -122,6 +115,46 @@ def people_of(file: SpeakerInversionFile, named: Sequence[str] | None = None) ->
             part[name] = tuple(mine[place] for place in drawn[start:end])
     trained_on, judged_by, tested_on = parts
     return People(classes, trained_on, judged_by, tested_on, others, labels, counts)
+
+
+def _wanted(file: SpeakerInversionFile, there: int) -> int:
+    """How many of the speakers who are there become classes."""
+    own = file.auxiliary is None
+    wanted = file.people.classes or (there // 2 if own else there)
+    least = wanted + (4 if own else 0)
+    if wanted < 3 or there < least:
+        fewest = 7 if own else 3
+        raise UserError(
+            f"people: {there} speakers with {_FEWEST} usable recordings; {wanted} classes"
+            f"{' and 4 auxiliary speakers' if own else ''} take {max(least, fewest)}"
+            f"{'; lower people.classes' if wanted > 3 and there >= fewest else ''}"
+        )
+    return wanted
+
+
+def _of_checkpoint(named: Sequence[str], there: Sequence[str]) -> tuple[str, ...]:
+    """Return a checkpoint's classes, who have to be there."""
+    if len(named) < 3:
+        raise UserError(f"target: the checkpoint has {len(named)} classes; 3 at least")
+    absent = [name for name in named if name not in there]
+    if absent and list(named) == [str(number) for number in range(len(named))]:
+        if len(there) != len(named):
+            raise UserError(
+                f"target: the checkpoint has {len(named)} classes, but the corpus has {len(there)} speakers of use; "
+                "its classes are numbers: choose the speakers by private.where"
+            )
+        return tuple(there)
+    if len(absent) == len(named):
+        raise UserError(
+            f"target: the checkpoint is of other speakers: it names {len(named)}, {absent[0]!r} for one, and the "
+            f"private corpus has {_FEWEST} usable recordings of none of them"
+        )
+    if absent:
+        raise UserError(
+            f"private: no {_FEWEST} usable recordings of {absent[0]!r}, a class of the target, which names "
+            f"{len(named)} speakers; {len(named) - len(absent)} of them are there"
+        )
+    return tuple(named)
 
 
 def cuts(waves: Sequence[Wave], length: int, count: int, rng: np.random.Generator) -> list[Wave]:

@@ -55,7 +55,8 @@ class SpeakerInversionRecipe:
     Raises
     ------
     UserError
-        For a start, a judge or a countermeasure's setting that is not known, and a vector shorter than a window.
+        For a start, a judge or a countermeasure's setting that is not known, a vector shorter than a window or slid
+        over a single one, and more classes attacked by queries than there are.
     """
 
     def __init__(self, file: SpeakerInversionFile, progress: Progress | None = None, workers: int = 1) -> None:
@@ -64,6 +65,8 @@ class SpeakerInversionRecipe:
         self.cells = cells_of(file.attack)
         if file.target.checkpoint is None:
             check_lengths(self.cells, SIZES[file.target.size].window)
+        if file.people.classes is not None:
+            file.queries.attacked(file.people.classes)
         check_judges(file.judges)
         check_countermeasures(file.countermeasure, file.target)
         if file.spoof is not None and not any(cell.of_waves for cell in self.cells):
@@ -86,6 +89,7 @@ class SpeakerInversionRecipe:
 
     def _stages(self, folder: RunFolder) -> None:
         people = people_of(self.file, named_classes(self.file.target))
+        self.file.queries.attacked(len(people.classes))
         target = self._target(folder, people)
         bench = self._bench(folder, people, target)
         self._cells(folder, people, target)
@@ -203,7 +207,8 @@ class SpeakerInversionRecipe:
         for counter in [None, *asked] if asked else []:
             name = "undefended" if counter is None else counter.name
             told = self._of(
-                f"queries: {UNDEFENDED if counter is None else label_of(counter)}", self.file.queries.identities
+                f"queries: {UNDEFENDED if counter is None else label_of(counter)}",
+                self.file.queries.attacked(len(people.classes)),
             )
 
             def ask(path: Path, counter: Countermeasure | None = counter, told: Callable[[int], None] = told) -> None:
@@ -225,16 +230,22 @@ class SpeakerInversionRecipe:
     def _audio(self, folder: RunFolder, people: People) -> None:
         place = folder.path / "audio"
         place.mkdir(exist_ok=True)
+        ran_off = set()
         for cell in self.cells:
+            found = read_cell(folder.path / "cells" / cell.folder)
+            if found.diverged[0]:
+                ran_off.add(cell.name)
             if cell.of_waves:
-                found = read_cell(folder.path / "cells" / cell.folder)
-                for name, wave in zip(people.classes, found.waves, strict=True):
-                    write_synthetic(place / f"{cell.folder}-{name.replace('/', '-')}.wav", wave)
+                for name, wave, diverged in zip(people.classes, found.waves, found.diverged, strict=True):
+                    # What ran off is no inversion: its wave is mostly the start.
+                    if not diverged:
+                        write_synthetic(place / f"{cell.folder}-{name.replace('/', '-')}.wav", wave)
         if (folder.path / "spoof" / "spoof.npz").exists():
             with np.load(folder.path / "spoof" / "spoof.npz", allow_pickle=False) as held:
                 for key in held.files:
                     voice, _, what = key.rpartition("|")
-                    if what == "example":
+                    # An example is of the first class.
+                    if what == "example" and voice.rpartition(", ")[0] not in ran_off:
                         write_synthetic(place / f"speech-{voice.replace(' ', '-').replace(',', '')}.wav", held[key])
 
     def _of(self, what: str, total: int) -> Callable[[int], None]:

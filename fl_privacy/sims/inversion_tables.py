@@ -28,7 +28,8 @@ def tables_of(
     """
     told = _Told(claims, controls, judges, part)
     tables = (told.recognised(), told.read(), told.layer(), told.label(), told.speech(), told.countermeasures())
-    return "\n\n".join(aligned(rows) for rows in tables if len(rows) > 1)
+    texts = [aligned(rows) for rows in tables if len(rows) > 1]
+    return "\n\n".join([*texts[:1], *filter(None, ["\n".join(told.diverged())]), *texts[1:]])
 
 
 class _Told:
@@ -49,6 +50,17 @@ class _Told:
             told = f"{length / 16:.0f} ms" if length else "whole"
             rows.append((f"own recordings, {told}", *(cell(found.get(judge)) for judge in self._judges), ""))
         return rows
+
+    def diverged(self) -> list[str]:
+        """Attacks that ran off: their numbers are no measure of inversion."""
+        lines = []
+        for name, cost in self._part["costs"].items():
+            if count := cost["ended"].get("diverged", 0):
+                lines.append(
+                    f"{name}: {count} of {cost['inversions']} jobs diverged; what is judged of them is the best point "
+                    "before, which may be the start"
+                )
+        return lines
 
     def read(self) -> Rows:
         """Vectors by read-out."""

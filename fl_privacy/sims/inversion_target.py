@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 
 from fl_privacy.config.speaker_inversion import InversionTarget
@@ -42,11 +43,16 @@ def train_other(
 
 
 def named_classes(target: InversionTarget) -> tuple[str, ...] | None:
-    """Return the names of the classes of a checkpoint; None where it is trained in the run or has but numbers."""
+    """Return the names of the classes of a checkpoint, which may be numbers; None where it is trained in the run.
+
+    Raises
+    ------
+    UserError
+        For a file that is no classifier, or one whose numbers are not finite.
+    """
     if target.checkpoint is None:
         return None
-    names = load_classifier(target.checkpoint).classes
-    return None if names == tuple(str(number) for number in range(len(names))) else names
+    return _held(target.checkpoint).classes
 
 
 def adopt_target(folder: Path, people: People, target: InversionTarget) -> None:
@@ -55,18 +61,22 @@ def adopt_target(folder: Path, people: People, target: InversionTarget) -> None:
     Raises
     ------
     UserError
-        Where it has another number of classes, or its classes cannot be told.
+        Where its classes cannot be told.
     """
     assert target.checkpoint is not None
-    held = load_classifier(target.checkpoint)
-    if len(held.classes) != len(people.classes):
-        raise UserError(
-            f"target: {target.checkpoint} has {len(held.classes)} classes, but the corpus has {len(people.classes)} "
-            "speakers of use"
-        )
+    held = _held(target.checkpoint)
     order = list(people.classes) if held.classes == people.classes else _told_apart(held, people)
     named = SpeakerClassifier(held.network, order, held.sample_rate, held.window, held.shift)
     named.save(folder / FILE)
+
+
+def _held(checkpoint: str) -> SpeakerClassifier:
+    """Read a checkpoint that can be attacked: a network of NaN gives NaN for every wave, whatever is done to it."""
+    held = load_classifier(checkpoint)
+    for name, tensor in held.network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise UserError(f"target: checkpoint {checkpoint} holds numbers that are not finite ({name})")
+    return held
 
 
 def _told_apart(held: SpeakerClassifier, people: People) -> list[str]:

@@ -19,8 +19,10 @@ from fl_privacy import cli
 from fl_privacy.attacks.inversion import Prior, queue
 from fl_privacy.attacks.inversion.queries import EstimatedGradients
 from fl_privacy.config import ConfigError, load_any
+from fl_privacy.config.speaker_inversion import QuerySettings
 from fl_privacy.errors import UserError
-from fl_privacy.models.classifier import load_classifier
+from fl_privacy.models.classifier import SpeakerClassifier, load_classifier
+from fl_privacy.models.sincnet import SIZES, SincNet
 from fl_privacy.sims import inversion_cells
 from fl_privacy.sims.run import run
 
@@ -265,6 +267,7 @@ def test_a_run_prints_its_tables(done: Path):
     ]
     for table, name in zip(tables, [*names, "countermeasure"], strict=True):
         assert table.startswith(name), table
+    assert "diverged" not in result["table"], "where none did"
     lines = {line.split("  ")[0].strip(): line for table in tables for line in table.splitlines()}
     (claim,) = find(result, "speech: map-dvector, ridge mapper", "accepted_at_eer", judge="other architecture")
     assert f"{claim['value']:.3f} [{claim['low']:.3f}, {claim['high']:.3f}]" in lines["map-dvector, ridge mapper"]
@@ -279,19 +282,30 @@ def test_a_run_prints_its_tables(done: Path):
 
 def test_what_diverges_is_told_and_the_others_go_on(speech, done: Path, tmp_path: Path):
     content = settings(speech) | {"target": {"checkpoint": str(done / "target" / "classifier.safetensors")}}
+    del content["people"]
     two = {"starts": ["laplace"], "iterations": 3}
     content["attack"] = [
         {"name": "standard", "step_size": 1e38, **two},
         {"name": "sliding", "length": 4800, "stride": 1600, **two},
     ]
-    content |= {"countermeasure": [], "spoof": None, "judges": {"steps": 3, "other_seed": False}}
-    folder = run({key: value for key, value in content.items() if value is not None}, out=tmp_path / "run")
-    costs = json.loads((folder / "result.json").read_text())["inversion"]["costs"]
+    content |= {"countermeasure": [], "output": {"audio": True}, "judges": {"steps": 3, "other_seed": False}}
+    content["spoof"] = {"synthesiser": f"{__name__}:say", "encoder": f"{__name__}:hears", "mappers": ["ridge"]}
+    folder = run(content, out=tmp_path / "run")
+    result = json.loads((folder / "result.json").read_text())
+    costs = result["inversion"]["costs"]
     assert costs["standard from laplace"]["ended"] == {"diverged": CLASSES}
     assert "diverged" not in costs["sliding from laplace"]["ended"]
     with np.load(folder / "cells" / "standard-from-laplace" / "found.npz") as held:
         assert np.isfinite(held["waves"]).all()
     assert f"{CLASSES} diverged" in (folder / "report.html").read_text()
+    lines = [line for line in result["table"].splitlines() if "diverged" in line]
+    assert [line.split(";")[0] for line in lines] == [
+        f"standard from laplace: {CLASSES} of {CLASSES} jobs diverged",
+    ]
+    # Of what ran off there is no audio; of the others there is.
+    assert len(list((folder / "audio").glob("sliding-from-laplace-*.wav"))) == CLASSES
+    assert len(list((folder / "audio").glob("speech-sliding-*.wav"))) == 1
+    assert not list((folder / "audio").glob("*standard-*"))
 
 
 def test_the_report_tells_all_of_it(done: Path):
@@ -440,6 +454,10 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
     assert find(result, "speech: own recordings", "accepted_at_eer", judge="other architecture")
 
 
+STANDARD = {"name": "standard", "starts": ["laplace"]}
+SLIDING = {"name": "sliding", "starts": ["laplace"], "stride": 900}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -449,6 +467,10 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
         ({"countermeasure": [{"name": "magic"}]}, "unknown 'magic'. Known: confidence-noise"),
         ({"target": {"checkpoint": "x", "steps": 3}}, "steps: the checkpoint is trained already"),
         ({"target": {"checkpoint": "x"}, "countermeasure": [{"name": "dp-sgd"}]}, "dp-sgd is a matter of training"),
+        (
+            {"target": {"checkpoint": "x"}, "countermeasure": []},
+            "people.classes: the checkpoint has its classes; leave",
+        ),
         ({"people": {"trained": 0.8, "judged": 0.2}}, "leave no recordings to test on"),
         ({"spoof": {"synthesiser": "a:b"}}, "comes with the encoder"),
         ({"judge": {}}, r"judge: unknown key \(did you mean 'judges'\?\)$"),
@@ -457,11 +479,49 @@ def test_a_classifier_of_ones_own_is_attacked_by_its_names(speech, tmp_path: Pat
             {"attack": [{"name": "dvector", "step": 3, "stepsize": 1}]},
             r"stepsize: unknown key \(did you mean 'step_size'",
         ),
+        ({"attack": [STANDARD | {"step_size": float("inf")}]}, r"attack\.0\.step_size: .*finite"),
+        ({"attack": [STANDARD | {"threshold": 2}]}, r"attack\.0\.threshold: .*less than 1"),
+        ({"attack": [STANDARD, {"name": "dvector", "length": 4800}]}, r"attack\.1.*length: of no use to dvector"),
+        ({"attack": [STANDARD | {"attempts": 3}]}, "attempts: of no use to standard; it is of source-filter"),
     ],
 )
 def test_files_are_checked(speech, changes, message):
     with pytest.raises(ConfigError, match=message):
         load_any(settings(speech, **changes))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("objective", "margin"),
+        ("step", "adam"),
+        ("scale", "published"),
+        ("step_size", 0.1),
+        ("iterations", 2),
+        ("patience", 7),
+        ("threshold", 0.01),
+        ("length", 8000),
+        ("stride", 900),
+    ],
+)
+def test_restarts_beside_sliding_have_its_budget(speech, key, value):
+    """A control that may take 2 steps where sliding takes 60 is none."""
+    slid = {"name": "sliding", "starts": ["white", "laplace"], "iterations": 60}
+    restarted = slid | {"name": "restarts", "starts": ["laplace"]}
+    assert load_any(settings(speech, attack=[slid, restarted]))
+    with pytest.raises(ConfigError, match=rf"attack\.1\.{key}: restarts are the control of sliding .*: {value} here"):
+        load_any(settings(speech, attack=[slid, restarted | {key: value}]))
+    # From another start they are no control of it.
+    assert load_any(settings(speech, attack=[slid, restarted | {key: value, "starts": ["brown"]}]))
+
+
+def test_restarts_take_slidings_published_step():
+    steps = {}
+    for name in ("standard", "sliding", "restarts"):
+        attack = inversion_cells.InversionAttackChoice(name=name, starts=("brown",), scale="published")
+        (cell,) = inversion_cells.cells_of([attack])
+        steps[name] = cell.step_size
+    assert steps["restarts"] == steps["sliding"] != steps["standard"]
 
 
 @pytest.mark.parametrize(
@@ -476,17 +536,71 @@ def test_files_are_checked(speech, changes, message):
             {"attack": [{"name": "sliding", "starts": ["laplace"], "length": 3199}]},
             r"length = 3199 is shorter than a window \(3200\)",
         ),
+        ({"attack": [SLIDING | {"length": 4000}]}, r"stride = 900 .* one window of 3200; two take a stride of 800 at"),
+        ({"attack": [SLIDING | {"length": 3200}]}, r"length = 3200 is one window \(3200\)"),
+        ({"attack": [SLIDING | {"length": 4000, "name": "restarts"}]}, "'restarts': stride = 900 leaves length = 4000"),
+        ({"queries": {"identities": 6}}, "queries.identities: 6 of 5 classes"),
+        ({"queries": {"identities": 6}, "people": {}}, "queries.identities: 6 of 5 classes"),
         ({"judges": {"encoder": "magic"}}, "unknown speaker encoder 'magic'"),
         ({"countermeasure": [{"name": "rounding", "places": 2}]}, "it takes: digits"),
         ({"countermeasure": [{"name": "dp-sgd", "sigma": 2}]}, "sigma"),
-        ({"people": {"classes": 9}}, "11 speakers with 3 usable recordings; 9 classes and 4 auxiliary"),
-        ({"target": {"checkpoint": "/nowhere/model.pkl"}, "countermeasure": []}, "there is no file /nowhere"),
+        (
+            {"people": {"classes": 9}},
+            "11 speakers with 3 usable recordings; 9 classes and 4 auxiliary speakers take 13;",
+        ),
+        (
+            {"target": {"checkpoint": "/nowhere/model.pkl"}, "countermeasure": [], "people": {}},
+            "there is no file /nowhe",
+        ),
     ],
 )
 def test_what_cannot_be_run_is_said(speech, tmp_path: Path, changes, message):
     with pytest.raises(UserError, match=message):
         run(settings(speech, **changes), out=tmp_path / "run")
     assert not (tmp_path / "run" / ".done").exists(), "before any training"
+
+
+def test_sliding_has_two_windows_at_least():
+    for length, stride in ((4100, 900), (6400, 3200)):
+        attack = inversion_cells.InversionAttackChoice(
+            name="sliding", starts=("laplace",), length=length, stride=stride
+        )
+        inversion_cells.check_lengths(inversion_cells.cells_of([attack]), 3200)
+
+
+def test_queries_attack_ten_classes_or_all_of_fewer():
+    assert [QuerySettings().attacked(n) for n in (5, 10, 40)] == [5, 10, 10]
+    assert QuerySettings(identities=12).attacked(40) == 12
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([f"an4-{n}" for n in range(8)], "the checkpoint is of other speakers: it names 8, 'an4-0' for one"),
+        (["p00", "p03"], "the checkpoint has 2 classes; 3 at least"),
+        (["p00", "p03", "nobody"], "'nobody', a class of the target, which names 3 speakers; 2 of them are there"),
+        ([f"p{n:02d}" for n in range(8)], r"has 8 of them, and 4 have to be auxiliary: name an \[auxiliary\] corpus"),
+        ([str(n) for n in range(8)], "has 8 classes, but the corpus has 11 speakers of use; its classes are numbers"),
+    ],
+)
+def test_a_checkpoint_of_others_is_refused(speech, tmp_path: Path, classes, message):
+    held = SpeakerClassifier(SincNet(SIZES["small"], len(classes)), classes)
+    held.save(tmp_path / "own.safetensors")
+    content = settings(speech, countermeasure=[], people={}, target={"checkpoint": str(tmp_path / "own.safetensors")})
+    with pytest.raises(UserError, match=message) as refused:
+        run(content, out=tmp_path / "run")
+    assert "lower people.classes" not in str(refused.value), "which would not help"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_checkpoint_that_is_not_finite_is_refused_at_once(speech, tmp_path: Path, done: Path, value):
+    held = load_classifier(done / "target" / "classifier.safetensors")
+    next(iter(held.network.parameters())).data.view(-1)[0] = value
+    held.save(tmp_path / "own.safetensors")
+    content = settings(speech, countermeasure=[], people={}, target={"checkpoint": str(tmp_path / "own.safetensors")})
+    with pytest.raises(UserError, match=r"checkpoint .*own.safetensors holds numbers that are not finite"):
+        run(content, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "target").exists(), "before any stage"
 
 
 def test_the_presets_are_files_of_this_kind(capsys, monkeypatch):
