@@ -24,14 +24,14 @@ demo: $(STAMP)
 	$(BIN)/fl-privacy run demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m 'not slow'
 
 # One run under Flower's own simulation (Ray), under two minutes.
 test-flower: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests/examples
 
 test-all: $(STAMP)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -186,7 +186,7 @@ def test_make_demo_shows_the_leak_above_every_control(tmp_path: Path) -> None:
     if not (ROOT / ".venv" / ".installed").exists() or shutil.which("make") is None:
         pytest.skip("the tests run in another environment than make's")
     done = subprocess.run(
-        ["make", "--no-print-directory", "demo", f"ARGS=--quiet --out {tmp_path / 'demo'}"],
+        ["make", "--no-print-directory", "demo", f"ARGS=--quiet --set audit.canaries=20 --out {tmp_path / 'demo'}"],
         cwd=ROOT,
         # Not as a part of the make that runs the tests.
         env={k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
