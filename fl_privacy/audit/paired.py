@@ -83,18 +83,19 @@ def mean_difference(a: ArrayLike, b: ArrayLike, *, confidence: float = 0.95) -> 
     UserError
         Where the numbers of speakers differ, or with fewer than two.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_rel
 
     first, second = as_scores(a, "rates"), as_scores(b, "rates")
     if first.size != second.size or first.size < 2:
         raise UserError(f"A mean difference needs the same speakers, two at least; got {first.size} and {second.size}.")
     differences = first - second
-    value, spread = float(differences.mean()), float(differences.std(ddof=1))
+    value = float(differences.mean())
     if np.ptp(differences) < 1e-12:
         same = "all speakers have the same difference: nothing to judge another speaker's by"
         return Estimate(value, None, None, confidence, None, None, first.size, same)
-    half = float(t.ppf((1 + confidence) / 2, first.size - 1)) * spread / first.size**0.5
-    return Estimate(value, max(value - half, -1.0), min(value + half, 1.0), confidence, None, None, first.size)
+    ends = ttest_rel(first, second).confidence_interval(confidence)
+    low, high = max(float(ends.low), -1.0), min(float(ends.high), 1.0)
+    return Estimate(value, low, high, confidence, None, None, first.size)
 
 
 def _pulled(rates: Floats) -> Pulled:

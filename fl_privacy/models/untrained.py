@@ -35,15 +35,16 @@ def untrained_like(encoder: Callable[..., Any], seed: int, who: str) -> Callable
     """
     made = getattr(encoder, HOOK, None)
     if callable(made):
-        found = made(seed)
+        found: Callable[..., Any] = made(seed)
         if not callable(found):
             raise UserError(f"{who}: its {HOOK}({seed}) is a {type(found).__name__}, no function of a wave")
-        return found  # type: ignore[no-any-return]
+        return found
     if isinstance(encoder, nn.Module):
         return started_anew(encoder, who)
     owner = getattr(encoder, "__self__", None)
     if isinstance(owner, nn.Module):
-        return getattr(started_anew(owner, who), encoder.__name__)  # type: ignore[no-any-return]
+        method: Callable[..., Any] = getattr(started_anew(owner, who), encoder.__name__)
+        return method
     raise UserError(
         f"{who}: there is no network of its kind that was never trained: it is no torch module and has no attribute "
         f"`{HOOK}`, a function of a seed that makes one"

@@ -100,7 +100,7 @@ def sentences(run: Run) -> list[str]:
             if span:
                 text += f" ({_difference(lost, to=True)} over {words.count(lost['n_speakers'], 'held-out speaker')})"
                 if min(span) <= 0 <= max(span):
-                    text += "; so few speakers do not show a difference"
+                    text += "; a difference is not shown"
             text += "."
         told.append(text)
     return told

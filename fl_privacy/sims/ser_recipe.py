@@ -59,6 +59,8 @@ class FederatedSerRecipe:
         What the victim federation runs on; by default what ``simulation.engine`` names.
     workers : int
         Processes of the local engine; they change no result.
+    voices : Voices, optional
+        Both sides' speech, where it is read already: of a simulation that differs in its defense alone.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class FederatedSerRecipe:
         progress: Progress | None = None,
         engine: Engine | None = None,
         workers: int = 1,
+        voices: Voices | None = None,
     ) -> None:
         refuse_sweep(settings.sweep)
         self.settings = settings
@@ -74,7 +77,7 @@ class FederatedSerRecipe:
         engines = {**ENGINES, "local": self._local}
         self._engine = engine or engines.get(settings.simulation.engine)
         self._progress: Progress = progress or silent
-        self._voices = Voices(settings, self._progress)
+        self._voices = voices or Voices(settings, self._progress)
         self._asked: dict[tuple[str, bool, bool], Question] = {}
         self._victims = Victims(settings, self._voices)
         self._contests = contests(settings.attack, against_defense=bool(settings.defense))
@@ -85,7 +88,7 @@ class FederatedSerRecipe:
             check_needs(name, attack, supplied, numeric=settings.private.numeric, attribute=settings.private.attribute)
         self._check_layers()
         self._beside = [
-            FederatedSerRecipe(file, functools.partial(self._tell_beside, number), workers=workers)
+            FederatedSerRecipe(file, functools.partial(self._tell_beside, number), workers=workers, voices=self._voices)
             for number, file in enumerate(files_beside(settings))
         ]
 
