@@ -15,11 +15,13 @@ SPEECH = [np.random.default_rng(1).standard_normal(n).astype(np.float32) for n i
 
 @given(st.sampled_from(sorted(STARTS)), st.integers(1, 4001), st.integers(0, 2**32))
 def test_every_start_has_the_length_is_finite_and_follows_its_seed(name, length, seed):
-    one, again, other = (start_of(name, length, np.random.default_rng(s), SPEECH) for s in (seed, seed, seed + 1))
+    seeds = (seed, *range(seed, seed + 20))
+    one, again, *others = (start_of(name, length, np.random.default_rng(s), SPEECH) for s in seeds)
     assert one.shape == (length,) and one.dtype == np.float32 and np.isfinite(one).all()
     assert np.array_equal(one, again)
     if name not in ("zeros", "ones", "minus-ones") and length > 50:
-        assert not np.array_equal(one, other)
+        # Two seeds may well cut the same piece out of a short recording, twenty do not.
+        assert not all(np.array_equal(one, other) for other in others)
 
 
 @pytest.mark.parametrize(
